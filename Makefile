@@ -1,0 +1,52 @@
+# What can be done here: `make help`. Needs Python 3.11 to 3.13, make and git; the rest it gets itself.
+
+PYTHON ?= python3
+SYSTEM_UV := $(shell command -v uv 2>/dev/null)
+UV := $(or $(SYSTEM_UV),.uv/bin/uv)
+BIN := .venv/bin
+READY := .venv/.ready
+TESTS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check ui doctor wheel clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.uv/bin/uv:
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "greenlab needs Python 3.11 to 3.13, $(PYTHON) is %d.%d: make setup PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv .uv
+	.uv/bin/python -m pip install --quiet uv
+
+$(READY): pyproject.toml uv.lock | $(if $(SYSTEM_UV),,.uv/bin/uv)
+	$(UV) sync --frozen --quiet --python-preference system
+	@touch $@
+
+setup: $(READY)  ## the environment, in .venv (a few GB: torch with CUDA)
+
+demo: setup  ## a real small grid: 4 models x 2 batch sizes x 2 phases, under 6 minutes
+	$(BIN)/python -m greenlab experiment=demo
+
+test: setup  ## the tests that need no GPU, counters, network or root
+	$(BIN)/python -m pytest $(TESTS)
+
+test-slow: setup  ## the tests that take longer
+	$(BIN)/python -m pytest -m slow $(TESTS)
+
+check: setup  ## ruff, mypy and the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(TESTS)
+
+ui: setup  ## browse the results of ./mlflow.db
+	@$(BIN)/python -m greenlab.ui
+
+doctor: setup  ## what can be measured on this machine
+	@$(BIN)/python -m greenlab.doctor
+
+wheel: setup  ## a wheel, in dist/
+	$(UV) build --wheel --quiet
+
+clean:  ## remove what setup and runs made, results excepted
+	rm -rf .venv .uv dist .mypy_cache .pytest_cache .ruff_cache

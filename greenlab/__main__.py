@@ -1,0 +1,43 @@
+"""The front door: `python -m greenlab`, and the console script `greenlab`."""
+
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+import hydra
+
+from greenlab import sweep
+from greenlab.run import run
+
+HERE = Path(__file__).parent
+CONF = next(conf for conf in (HERE / "conf", HERE.parent / "conf") if conf.is_dir())
+"""Inside an installed package, or beside it in a checkout."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM or SIGHUP: ends a sweep as cleanly as Ctrl-C does."""
+
+
+def main() -> None:
+    """Run what the command line asks for; the exit code is 1 if a cell failed."""
+    sys.path.insert(
+        0, str(Path.cwd())
+    )  # models of one's own; `python -m` does it, a script does not
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _terminate)
+    try:
+        hydra.main(version_base=None, config_path=str(CONF), config_name="config")(run)()
+    except KeyboardInterrupt as interrupt:
+        if sweep.open_sweep is not None:
+            sweep.open_sweep.end("KILLED")
+        print("greenlab: stopped; what was measured is kept", file=sys.stderr)
+        sys.exit(143 if isinstance(interrupt, Terminated) else 130)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+if __name__ == "__main__":
+    main()

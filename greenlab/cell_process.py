@@ -1,0 +1,159 @@
+"""What runs in a cell's own process: measuring the cell, or checking a grid before its first cell.
+
+A process is forked for each cell from a server that has imported torch and nothing more: it has no
+CUDA context, thread pool or random state of the cells before it. It ends when its parent does.
+"""
+
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+from greenlab.config import Config, from_dict
+from greenlab.errors import GreenlabError
+from greenlab.record import (
+    LOG_FILE,
+    POWER_FILE,
+    TRACE_FILE,
+    Failure,
+    Record,
+    read_cell,
+    write_record,
+)
+
+logger = logging.getLogger(__name__)
+
+PRELOAD = [
+    "greenlab.experiment",
+    "greenlab.data.digits",
+    "greenlab.power_plot",
+    "matplotlib.backends.backend_agg",
+    "pyarrow.parquet",
+    "zeus.device",
+]
+"""What the server imports: ten seconds that every cell would spend otherwise."""
+PROGRESS_EVERY_S = 30.0
+
+
+def measure_folder(folder: Path) -> None:
+    """Measure the cell described in `folder`; a failure becomes a record too."""
+    end_with_parent()
+    log_to(folder / LOG_FILE)
+    cell = read_cell(folder)
+    try:
+        from greenlab.experiment import run_cell  # torch: after the parent is being watched
+
+        record = run_cell(cell, from_dict(cell.config), folder)
+    except Exception as error:  # whatever a model, a driver or a disk may raise: it is data
+        expected = isinstance(error, GreenlabError)
+        logger.info("%s failed: %s", cell.name, error, exc_info=None if expected else error)
+        failure = Failure(kind=_kind(error), message=str(error) or type(error).__name__)
+        write_record(
+            folder, Record(status="FAILED", cell=cell, ended_at_s=time.time(), failure=failure)
+        )
+        sys.exit(1)
+    _draw(record, folder)
+
+
+def _draw(record: Record, folder: Path) -> None:
+    try:
+        from greenlab.power_plot import draw_power
+        from greenlab.sampler import read_trace
+
+        draw_power(folder / POWER_FILE, record, read_trace(folder / TRACE_FILE))
+    except Exception:  # a picture less is no reason to lose a measured cell
+        logger.exception("power.png could not be drawn")
+
+
+def _kind(error: Exception) -> str:
+    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
+        return "oom"
+    return type(error).__name__ if isinstance(error, GreenlabError) else "error"
+
+
+def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
+    """Check hardware, sources, data and models of all cells, each distinct one once.
+
+    Writes to `answer`, as a JSON list, what stands in the way: each entry names key and way out.
+    """
+    end_with_parent()
+    from greenlab import data
+    from greenlab.experiment import preflight
+    from greenlab.meters import choose_sources
+    from greenlab.workload import build_model, check_output
+
+    problems: list[str] = []
+    checked: set[str] = set()
+
+    def is_new(*parts: object) -> bool:
+        key = repr(parts)
+        return key not in checked and not checked.add(key)  # type: ignore[func-returns-value]
+
+    def check(config: Config) -> None:
+        if is_new("hardware", config.hardware):
+            place = preflight(config)
+            choose_sources(config.hardware, uses_cuda=place.device.type == "cuda")
+        if is_new("dataset", config.dataset, config.seed):
+            loaded = data.load(config.dataset, config.seed)
+            images[repr((config.dataset, config.seed))] = loaded.test.images[:1]
+        if is_new("model", config.model, config.dataset):
+            image = images.get(repr((config.dataset, config.seed)))
+            if image is not None:
+                model = build_model(config.model, config.dataset.num_classes)
+                check_output(model, image.float() / 255, config)
+
+    images: dict[str, Any] = {}
+    for config in map(from_dict, settings):
+        try:
+            check(config)
+        except GreenlabError as error:
+            problems.append(str(error))
+    answer.write_text(json.dumps(problems))
+
+
+def end_with_parent() -> None:
+    """End this process, and all that it started, as soon as its parent is gone."""
+    os.setsid()  # Ctrl-C on the terminal is for the parent alone, which then stops this one
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        connection.wait([parent.sentinel])
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, name="greenlab-parent-watch", daemon=True).start()
+
+
+class _Sparse(logging.Filter):
+    """Lets warnings through, and of anything else one message in half a minute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next_s = time.monotonic() + PROGRESS_EVERY_S
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno >= logging.WARNING:
+            return True
+        if time.monotonic() < self._next_s:
+            return False
+        self._next_s = time.monotonic() + PROGRESS_EVERY_S
+        return True
+
+
+def log_to(path: Path) -> None:
+    """Everything to the cell's log; warnings, and progress on long work, to the terminal."""
+    file, terminal = logging.FileHandler(path), logging.StreamHandler()
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    terminal.setFormatter(logging.Formatter("         %(message)s"))
+    terminal.addFilter(_Sparse())
+    logging.basicConfig(level=logging.INFO, handlers=[file, terminal])
+    logging.getLogger("zeus").setLevel(logging.ERROR)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)

@@ -1,0 +1,308 @@
+"""The configuration: one dataclass per group, its value rules, and what makes two cells the same.
+
+Hydra composes YAML into this schema, so a wrong type or an unknown key is refused wherever it is
+written. The rules on values sit in `__post_init__` and run when a composed configuration is turned
+into a `Config`. Every number carries its unit in its key.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import Any, cast
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from greenlab.errors import ConfigError
+
+
+class Device(Enum):
+    """Where the workload runs; `auto` takes CUDA where it is."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class GpuSource(Enum):
+    """What meters the GPUs; `auto` takes the energy counter, else polled power, where a GPU is."""
+
+    auto = "auto"
+    nvml = "nvml"
+    nvml_power = "nvml_power"
+    none = "none"
+
+
+class CpuSource(Enum):
+    """What meters the CPUs; `auto` takes RAPL where it can be read, else the TDP model."""
+
+    auto = "auto"
+    rapl = "rapl"
+    tdp_model = "tdp_model"
+    none = "none"
+
+
+class DramSource(Enum):
+    """What meters memory; `auto` takes RAPL where it can be read, else the model of known DIMMs."""
+
+    auto = "auto"
+    rapl = "rapl"
+    dimm_model = "dimm_model"
+    none = "none"
+
+
+class PhaseKind(Enum):
+    """What is metered: rows of the table in phases.py."""
+
+    train = "train"
+    inference = "inference"
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
+
+
+def _at_least(key: str, value: Any, least: float) -> None:
+    # __post_init__ also runs on the schema's own defaults, where a value may still be MISSING.
+    if isinstance(value, int | float):
+        _require(value >= least, f"{key} is {value}; it must be {least} or more")
+
+
+def _above_zero(key: str, value: Any) -> None:
+    if isinstance(value, int | float):
+        _require(value > 0, f"{key} is {value}; it must be greater than 0")
+
+
+@dataclass
+class Model:
+    """A network: the builder that makes it and the builder's arguments."""
+
+    _target_: str = MISSING
+    """Importable callable that returns a torch.nn.Module; it is given `num_classes` as well."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EnergySources:
+    """One source per component."""
+
+    gpu: GpuSource = GpuSource.auto
+    cpu: CpuSource = CpuSource.auto
+    dram: DramSource = DramSource.auto
+
+
+@dataclass
+class Hardware:
+    """Where the workload runs, what meters it, and what machine it expects to be on."""
+
+    device: Device = Device.auto
+    energy_sources: EnergySources = field(default_factory=EnergySources)
+    strict: bool = True
+    """Refuse to run where the names below do not match; false records a doubt instead."""
+    cpu_name: str | None = None
+    """Text that the CPU's model name must contain; null: any CPU."""
+    gpu_name: str | None = None
+    """Text that the GPU's name must contain; null: any GPU."""
+    cpu_tdp_w: float | None = None
+    """Thermal design power of all CPU sockets together, for `tdp_model`; null: assumed per core."""
+    gpu_tdp_w: float | None = None
+    """Thermal design power of one GPU, drawn as a line in figures; null: NVML's power limit."""
+    num_dimms: int | None = None
+    """Memory modules in the machine, for `dimm_model`; null: not known."""
+    dimm_voltage_v: float = 1.2
+    dimm_frequency_hz: float = 3.2e9
+    """Transfers per second, as memory is sold: DDR4-3200 is 3.2e9."""
+    dimm_capacitance_f: float = 1.3e-9
+    """C of P = ½·C·V²·f. The paper does not state its own; 1.3 nF is 3 W at 1.2 V and 3.2 GHz."""
+
+    def __post_init__(self) -> None:
+        for key in ("cpu_tdp_w", "gpu_tdp_w", "num_dimms"):
+            _above_zero(f"hardware.{key}", getattr(self, key))
+        for key in ("dimm_voltage_v", "dimm_frequency_hz", "dimm_capacitance_f"):
+            _above_zero(f"hardware.{key}", getattr(self, key))
+
+
+@dataclass
+class BatchSize:
+    """Samples per step."""
+
+    size: int = MISSING
+
+    def __post_init__(self) -> None:
+        if isinstance(self.size, int):
+            _require(
+                self.size >= 1,
+                f"batch_size is {self.size}; a batch holds a whole number of samples, 1 or more, "
+                "for example batch_size=32",
+            )
+
+
+@dataclass
+class Phase:
+    """What is metered, and how much of it."""
+
+    kind: PhaseKind = MISSING
+    epochs: int = 1
+    """Training passes over the samples, each metered by itself."""
+    min_active_s: float = 0.0
+    """Inference goes over the samples again until this much time is metered."""
+    warmup_batches: int = 5
+    """Unmetered steps before the first idle window; weights and seeds are restored after them."""
+    learning_rate: float = 0.001
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+
+    def __post_init__(self) -> None:
+        _at_least("phase.epochs", self.epochs, 1)
+        _at_least("phase.min_active_s", self.min_active_s, 0)
+        _at_least("phase.warmup_batches", self.warmup_batches, 0)
+        _above_zero("phase.learning_rate", self.learning_rate)
+        _at_least("phase.momentum", self.momentum, 0)
+        _at_least("phase.weight_decay", self.weight_decay, 0)
+
+
+@dataclass
+class Dataset:
+    """Labelled images: the loader that makes them and how much of them to take."""
+
+    _target_: str = MISSING
+    """Importable callable: `load(dataset: Dataset, seed: int) -> greenlab.data.Data`."""
+    num_samples: int | None = None
+    """Samples per pass, in either phase; null: all there are."""
+    num_channels: int = 3
+    image_size: int = 32
+    """Height of an image in pixels, and its width where image_width is null."""
+    image_width: int | None = None
+    num_classes: int = 10
+    replicate_test: int = 1
+    """Times that the test split is gone over to make one pass (the paper: 5 × 10,000)."""
+    augment: bool = False
+    """Random crops (4 pixels of padding) and horizontal flips while training."""
+    folder: str = "data"
+    """Where downloaded data sets lie, relative to the working directory."""
+
+    def __post_init__(self) -> None:
+        for key in ("num_samples", "image_size", "image_width", "num_channels", "replicate_test"):
+            _at_least(f"dataset.{key}", getattr(self, key), 1)
+        _at_least("dataset.num_classes", self.num_classes, 2)
+
+
+@dataclass
+class Idle:
+    """The windows in which the machine is metered doing nothing."""
+
+    settle_s: float = 3.0
+    """Wait before each idle window, for clocks and power to come down."""
+    window_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        _at_least("idle.settle_s", self.settle_s, 0)
+        _above_zero("idle.window_s", self.window_s)
+
+
+@dataclass
+class Sampler:
+    """The background trace of power and utilisation."""
+
+    period_s: float = 0.1
+
+    def __post_init__(self) -> None:
+        _at_least("sampler.period_s", self.period_s, 0.01)
+        # Counters are followed at each tick: a longer period could miss a wrap of one.
+        if isinstance(self.period_s, int | float):
+            _require(self.period_s <= 10, f"sampler.period_s is {self.period_s}; at most 10")
+
+
+@dataclass
+class Mlflow:
+    """Where results land."""
+
+    tracking_uri: str | None = None
+    """null: $MLFLOW_TRACKING_URI, else the SQLite file mlflow.db in the working directory."""
+    experiment: str = "greenlab"
+
+    def __post_init__(self) -> None:
+        _require(bool(str(self.experiment).strip()), "mlflow.experiment is empty; name one")
+
+
+@dataclass
+class Config:
+    """One cell of the grid."""
+
+    model: Model = field(default_factory=Model)
+    hardware: Hardware = field(default_factory=Hardware)
+    batch_size: BatchSize = field(default_factory=BatchSize)
+    phase: Phase = field(default_factory=Phase)
+    dataset: Dataset = field(default_factory=Dataset)
+    idle: Idle = field(default_factory=Idle)
+    sampler: Sampler = field(default_factory=Sampler)
+    mlflow: Mlflow = field(default_factory=Mlflow)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, int):
+            _require(0 <= self.seed < 2**32, f"seed is {self.seed}; it must be 0 to 2**32 - 1")
+
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def from_omegaconf(composed: DictConfig) -> Config:
+    """Turn what Hydra composed into a checked `Config`.
+
+    Raises:
+        ConfigError: a value is missing, cannot be resolved, or breaks a rule.
+    """
+    settings = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    return _to_config(settings)
+
+
+def _to_config(settings: Any) -> Config:
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(Config), settings)
+        return cast(Config, OmegaConf.to_object(typed))
+    except MissingMandatoryValue as error:
+        raise ConfigError(f"a value is missing: {_first_line(error)}") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(_first_line(error)) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Nested plain values, enums by name: what record.json and config.yaml hold."""
+    return cast(dict[str, Any], _plain(asdict(config)))
+
+
+def from_dict(settings: dict[str, Any]) -> Config:
+    """The inverse of `to_dict`."""
+    return _to_config(settings)
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
+
+
+def signature(config: Config) -> str:
+    """16 hex digits that two cells share when every setting that shapes the result is the same.
+
+    Where results are stored is left out: it does not change them.
+    """
+    settings = to_dict(config)
+    del settings["mlflow"]
+    canonical = json.dumps(settings, sort_keys=True).encode()
+    return hashlib.sha256(canonical).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value.name if isinstance(value, Enum) else value

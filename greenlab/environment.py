@@ -1,0 +1,147 @@
+"""Facts about the machine and the software, and whether this is the hardware that was named."""
+
+import hashlib
+import os
+import platform
+import socket
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from greenlab.config import Hardware
+from greenlab.errors import HardwareMismatchError
+from greenlab.record import Environment, Gpu
+
+PACKAGES = [
+    "greenlab",
+    "torch",
+    "torchvision",
+    "zeus",
+    "nvidia-ml-py",
+    "hydra-core",
+    "omegaconf",
+    "mlflow",
+    "psutil",
+    "thop",
+    "numpy",
+]
+
+
+def describe_environment() -> Environment:
+    """Look at the machine; nothing here needs root."""
+    gpus, driver = _gpus()
+    cpu_name = _cpu_name()
+    return Environment(
+        machine=_machine_name(cpu_name, gpus),
+        hostname=socket.gethostname(),
+        platform=platform.platform(),
+        cpu_name=cpu_name,
+        num_cores=psutil.cpu_count(logical=False) or 0,
+        num_logical_cpus=psutil.cpu_count() or 0,
+        memory_bytes=psutil.virtual_memory().total,
+        gpus=gpus,
+        driver=driver,
+        versions={"python": platform.python_version()} | _versions(),
+        commit=_commit(Path(__file__).parent.parent),
+    )
+
+
+def check_hardware(hardware: Hardware, environment: Environment, *, device: str) -> list[str]:
+    """Compare the names that the configuration expects with what is here.
+
+    Returns:
+        What does not match, empty as a rule.
+
+    Raises:
+        HardwareMismatchError: something does not match and `hardware.strict` is set.
+    """
+    found = {"cpu_name": environment.cpu_name}
+    if device != "cpu":
+        found["gpu_name"] = ", ".join(gpu.name for gpu in environment.gpus) or "no GPU"
+    mismatches = [
+        f"hardware.{key} is '{expected}', this machine has '{name}'"
+        for key, name in found.items()
+        if (expected := getattr(hardware, key)) and expected.lower() not in name.lower()
+    ]
+    if mismatches and hardware.strict:
+        raise HardwareMismatchError(
+            "; ".join(mismatches) + ". Run it on that machine, choose hardware=auto, or set "
+            "hardware.strict=false to go on and have the mismatch recorded as a doubt"
+        )
+    return mismatches
+
+
+def _machine_name(cpu_name: str, gpus: list[Gpu]) -> str:
+    machine_id = Path("/etc/machine-id")
+    facts = [
+        machine_id.read_text().strip() if machine_id.exists() else "",
+        cpu_name,
+        str(psutil.cpu_count()),
+        *(gpu.uuid for gpu in gpus),
+    ]
+    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+    return f"{socket.gethostname()}-{digest[:6]}"
+
+
+def _cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() in ("model name", "Model"):
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _gpus() -> tuple[list[Gpu], str]:
+    # Zeus's check knows the look-alike packages that would break NVML later.
+    from zeus.device.gpu.nvidia import nvml_is_available
+
+    if not nvml_is_available():
+        return [], ""
+    import pynvml
+
+    gpus = [_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
+    return gpus, str(pynvml.nvmlSystemGetDriverVersion())
+
+
+def _gpu(pynvml: Any, index: int) -> Gpu:
+    handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+    try:
+        power_limit_w = pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000  # NVML gives mW
+    except pynvml.NVMLError:
+        power_limit_w = None  # laptops and virtual GPUs often do not tell
+    return Gpu(
+        index=index,
+        name=str(pynvml.nvmlDeviceGetName(handle)),
+        uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
+        memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+        power_limit_w=power_limit_w,
+    )
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue  # a checkout that runs without being installed
+    return versions
+
+
+def _commit(checkout: Path) -> str:
+    if not (checkout / ".git").exists():
+        return ""
+    command = ["git", "-C", str(checkout), "describe", "--always", "--abbrev=12", "--dirty=+"]
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    try:
+        described = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=10, env=environment
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""  # no git here: the version of the package still names the code
+    return described.stdout.strip()

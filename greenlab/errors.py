@@ -1,0 +1,41 @@
+"""The errors that greenlab raises for its users.
+
+Each message says what is wrong, names the configuration key, and ends with the way out. Bugs are
+not GreenlabErrors: they surface as whatever Python raises.
+"""
+
+
+class GreenlabError(Exception):
+    """Something that the user can put right; the message says how."""
+
+
+class ConfigError(GreenlabError):
+    """A setting has a value that makes no sense."""
+
+
+class HardwareMismatchError(GreenlabError):
+    """The hardware that the configuration names is not the hardware that is here."""
+
+
+class MeterUnavailableError(GreenlabError):
+    """An energy source that was asked for cannot be read."""
+
+
+class MeterReadError(GreenlabError):
+    """A counter that was readable at the start failed while it was being metered."""
+
+
+class DataUnavailableError(GreenlabError):
+    """A data set is not on this machine and cannot be fetched, or is too small."""
+
+
+class ModelError(GreenlabError):
+    """A model cannot be built, or does not fit the data."""
+
+
+class StoreUnavailableError(GreenlabError):
+    """The MLflow store cannot be opened."""
+
+
+class OutputError(GreenlabError):
+    """A folder for results cannot be written."""

@@ -1,0 +1,121 @@
+"""The main path: one cell, measured from preflight to record, in a process of its own.
+
+Reads top to bottom. Everything heavy is loaded, every kernel chosen and every source opened before
+the first idle window; between `meter.begin()` and `meter.end()` runs the workload and nothing else.
+MLflow is not imported in this process: what it writes to disk, the parent logs.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from greenlab import quality, sampler
+from greenlab.config import Config
+from greenlab.environment import check_hardware, describe_environment
+from greenlab.idle import measure_idle
+from greenlab.meters import Meter, open_meter
+from greenlab.meters.gpu_probe import open_probes
+from greenlab.model_profile import profile_model
+from greenlab.phases import PHASES, evaluate, warm_up
+from greenlab.record import (
+    TRACE_FILE,
+    Cell,
+    Environment,
+    Measurement,
+    Pass,
+    Record,
+    write_record,
+)
+from greenlab.sampler import Sampler, write_trace
+from greenlab.workload import Workload, build_workload, choose_device
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a cell runs, once it is known that it can."""
+
+    device: torch.device
+    environment: Environment
+    mismatches: list[str]
+
+
+def preflight(config: Config) -> Place:
+    """Check that the hardware named is the hardware here.
+
+    Raises:
+        HardwareMismatchError: it is not.
+    """
+    device = choose_device(config.hardware.device)
+    environment = describe_environment()
+    mismatches = check_hardware(config.hardware, environment, device=device.type)
+    return Place(device=device, environment=environment, mismatches=mismatches)
+
+
+def run_cell(cell: Cell, config: Config, folder: Path) -> Record:
+    """Measure one cell and leave its record and trace in `folder`."""
+    place = preflight(config)
+    logger.info("%s on %s", cell.name, place.environment.machine)
+    with open_meter(config.hardware, uses_cuda=place.device.type == "cuda") as meter:
+        workload = build_workload(config, place.device)
+        measured = measure(workload, meter, place, folder)
+    record = Record(
+        status="FINISHED",
+        cell=cell,
+        ended_at_s=time.time(),
+        environment=place.environment,
+        measurement=measured,
+        doubts=quality.doubts(measured),
+    )
+    write_record(folder, record)
+    return record
+
+
+def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Measurement:
+    """Profile and warm up; then idle window, passes, idle window, with the sampler running."""
+    config, phase = workload.config, PHASES[workload.config.phase.kind]
+    model = profile_model(workload.model, workload.sample)
+    warm_up(workload)
+    with Sampler(meter, config.sampler.period_s, open_probes(meter.sources)) as trace:
+        idle_before = measure_idle(meter, config.idle, workload.synchronise)
+        passes = []
+        for number in range(1, phase.num_passes(workload) + 1):
+            workload.synchronise()
+            meter.begin()
+            tally = phase.run_pass(workload)
+            workload.synchronise()
+            window = meter.end()
+            passes.append(Pass(window=window, outcome=tally.outcome()))
+            trace.check()
+            logger.info("pass %d: %s", number, describe(passes[-1]))
+        idle_after = measure_idle(meter, config.idle, workload.synchronise)
+        trace.check()
+    columns = trace.columns()
+    write_trace(folder / TRACE_FILE, columns)
+    windows = [one.window for one in passes]
+    return Measurement(
+        device=str(place.device),
+        sources=meter.sources,
+        model=model,
+        idle_before=idle_before,
+        idle_after=idle_after,
+        passes=passes,
+        evaluation=evaluate(workload) if phase.evaluates else passes[-1].outcome,
+        counters=meter.health(),
+        trace=sampler.summarise(columns, windows, [idle_before, idle_after]),
+        mismatches=place.mismatches,
+    )
+
+
+def describe(one: Pass) -> str:
+    """A line for the log."""
+    joules = ", ".join(f"{c} {j:.2f} J" for c, j in one.window.energy_j.items())
+    done = one.outcome
+    return (
+        f"{one.window.duration_s:.3f} s, gross {joules or 'not metered'}; {done.num_samples} "
+        f"samples, loss {done.loss:.4f}, accuracy {done.accuracy:.4f}"
+    )

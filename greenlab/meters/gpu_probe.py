@@ -1,0 +1,67 @@
+"""What NVML tells about a GPU besides its energy: power, load, memory, temperature, clocks."""
+
+import contextlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from greenlab.errors import MeterReadError, MeterUnavailableError
+from greenlab.meters.zeus_counters import gpu_power_reader
+from greenlab.record import Source
+
+Reader = Callable[[], float]
+
+
+def open_probes(sources: Sequence[Source]) -> list["GpuProbe"]:
+    """One probe per GPU that is metered."""
+    parts = [part for source in sources if source.component == "gpu" for part in source.parts]
+    return [GpuProbe(int(part.removeprefix("gpu"))) for part in parts]
+
+
+class GpuProbe:
+    """Reads one GPU's state; what this GPU does not tell is left out from the start."""
+
+    def __init__(self, index: int) -> None:
+        import pynvml
+
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        self._errors = pynvml.NVMLError
+        candidates = {f"gpu{index}_{name}": read for name, read in _readers(pynvml, handle).items()}
+        with contextlib.suppress(MeterUnavailableError):  # its energy counter may do all the same
+            candidates[f"gpu{index}_power_w"] = gpu_power_reader(index)
+        self._readers = {name: read for name, read in candidates.items() if self._answers(read)}
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of what `read` returns, with units."""
+        return list(self._readers)
+
+    def read(self) -> list[float]:
+        """One value per column; NaN where a reading fails this once."""
+        return [self._read(read) for read in self._readers.values()]
+
+    def _answers(self, read: Reader) -> bool:
+        return not math.isnan(self._read(read))
+
+    def _read(self, read: Reader) -> float:
+        try:
+            return read()
+        except (self._errors, MeterReadError):
+            return math.nan
+
+
+def _readers(pynvml: Any, handle: Any) -> dict[str, Reader]:
+    return {
+        "utilisation_percent": lambda: pynvml.nvmlDeviceGetUtilizationRates(handle).gpu,
+        "memory_used_bytes": lambda: pynvml.nvmlDeviceGetMemoryInfo(handle).used,
+        "memory_percent": lambda: _memory_percent(pynvml.nvmlDeviceGetMemoryInfo(handle)),
+        "temperature_celsius": lambda: pynvml.nvmlDeviceGetTemperature(
+            handle, pynvml.NVML_TEMPERATURE_GPU
+        ),
+        "sm_clock_hz": lambda: 1e6 * pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+        "power_limit_w": lambda: pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000,
+    }
+
+
+def _memory_percent(memory: Any) -> float:
+    return 100.0 * float(memory.used) / float(memory.total)

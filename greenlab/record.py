@@ -1,0 +1,394 @@
+"""The vocabulary of results: what a cell leaves behind, how it is stored, what metrics it has.
+
+A record holds raw readings (windows, counts, environment); net energy, power and joules per sample
+are properties and functions, computed again whenever a record is read. It is written to disk, all
+or nothing, before anything else hears of the cell.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from greenlab import energy
+from greenlab.energy import EnergyWindow
+from greenlab.errors import GreenlabError
+
+SCHEMA_VERSION = 1
+"""Raised when a field changes its meaning; readers refuse what they do not know."""
+
+RECORD_FILE = "record.json"
+CELL_FILE = "cell.json"
+"""Written before a cell starts, so that one that dies without a record can still be named."""
+CONFIG_FILE = "config.yaml"
+TRACE_FILE = "trace.parquet"
+POWER_FILE = "power.png"
+LOG_FILE = "greenlab.log"
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+Verdict = Literal["PASS", "WARN", "INVALID"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """Which cell this is: the options chosen, and its place in the sweep."""
+
+    uid: str
+    """Names one measured cell for ever; what is logged twice under it is logged once."""
+    signature: str
+    choices: dict[str, str]
+    """Option names by group: model, hardware, batch_size, phase, dataset, experiment."""
+    overrides: list[str]
+    sweep: str
+    """Name of the multirun; empty for a cell that was run alone."""
+    position: int
+    """1 for the first cell of its sweep."""
+    num_cells: int
+    repetition: int
+    started_at_s: float
+    """Unix time."""
+    config: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What people call it: `resnet18-32-train`."""
+        return "-".join(self.choices.get(key, "") for key in ("model", "batch_size", "phase"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Source:
+    """What meters one component, decided before the first joule."""
+
+    component: str
+    provenance: str
+    """measured:nvml, measured:nvml_power, measured:rapl, modelled:tdp, modelled:dimm or absent."""
+    detail: str
+    """The devices read, or the numbers that the model uses."""
+    reason: str
+    """Why this and nothing better; empty where there is nothing better."""
+    parts: list[str]
+    """The devices whose counters add up to the component: gpu0, gpu1, …"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CounterHealth:
+    """How one counter behaved from the first idle window to the last."""
+
+    part: str
+    range_j: float | None
+    num_wraps: int
+    num_resets: int
+    longest_gap_s: float
+    """Longest time between two readings: a counter that wraps twice in it has lost a range."""
+    longest_still_s: float
+    """Longest time without an advance."""
+    peak_w: float
+    """Highest mean power between two readings at least 50 ms apart."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What a pass over samples did, apart from drawing power."""
+
+    num_samples: int
+    num_batches: int
+    loss: float
+    """Mean cross-entropy over the samples."""
+    accuracy: float
+    """Fraction of the samples classified correctly."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pass:
+    """One metered stretch of the workload."""
+
+    window: EnergyWindow
+    outcome: Outcome
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelProfile:
+    """What a model weighs, and what one sample costs it."""
+
+    parameters: int
+    trainable_parameters: int
+    parameter_bytes: int
+    buffer_bytes: int
+    macs: int
+    """Multiply-accumulates of one sample's forward pass, by thop."""
+    macs_exact: int
+    """Those of convolutions and matrix products alone, by torch's FlopCounterMode, halved."""
+    uncounted_layers: tuple[str, ...]
+    """Layer types that thop has no rule for and counted as zero."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Parameters and buffers, as loaded."""
+        return self.parameter_bytes + self.buffer_bytes
+
+    @property
+    def macs_per_parameter(self) -> float:
+        """The paper's predictor of energy: MACs over trainable parameters, as its code has it.
+
+        A model with nothing left to train is taken over all its parameters.
+        """
+        return self.macs / (self.trainable_parameters or self.parameters)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu:
+    """One NVIDIA GPU as NVML describes it."""
+
+    index: int
+    name: str
+    uuid: str
+    memory_bytes: int
+    power_limit_w: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """The machine and the software that a cell ran on."""
+
+    machine: str
+    """Name of the machine, unlike any other's: results of two machines are never pooled."""
+    hostname: str
+    platform: str
+    cpu_name: str
+    num_cores: int
+    num_logical_cpus: int
+    memory_bytes: int
+    gpus: list[Gpu]
+    driver: str
+    """NVIDIA driver version; empty without one."""
+    versions: dict[str, str]
+    commit: str
+    """Commit of greenlab's checkout, `+` where it has changes; empty where it is not one."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TraceSummary:
+    """What the sampler saw during the passes; the whole trace is in trace.parquet."""
+
+    num_samples: int
+    longest_gap_s: float
+    mean: dict[str, float]
+    """Mean over the passes by metric name: `utilisation/cpu_percent` …"""
+    idle_mean: dict[str, float]
+    """The same over the idle windows."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """Everything that was metered in one cell, raw."""
+
+    device: str
+    sources: list[Source]
+    model: ModelProfile
+    idle_before: EnergyWindow
+    idle_after: EnergyWindow
+    passes: list[Pass]
+    evaluation: Outcome
+    """On the test split: after the last epoch when training, unmetered; else the pass itself."""
+    counters: list[CounterHealth]
+    trace: TraceSummary
+    mismatches: list[str]
+    """Where the hardware is not what the configuration names (`hardware.strict=false`)."""
+
+    @property
+    def idle_windows(self) -> tuple[EnergyWindow, EnergyWindow]:
+        """Before and after the passes."""
+        return self.idle_before, self.idle_after
+
+    @property
+    def active(self) -> EnergyWindow:
+        """All passes, end to end."""
+        return energy.join([one.window for one in self.passes])
+
+    @property
+    def idle_w(self) -> dict[str, float]:
+        """Idle power by component."""
+        return energy.idle_power_w(self.idle_windows)
+
+    @property
+    def num_samples(self) -> int:
+        """Samples processed in all passes together."""
+        return sum(one.outcome.num_samples for one in self.passes)
+
+    @property
+    def coverage(self) -> str:
+        """The components that the totals hold: `gpu+cpu+dram`."""
+        return "+".join(c for c in ("gpu", "cpu", "dram") if c in self.active.energy_j)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Doubt:
+    """A reason not to take a number at its face."""
+
+    code: str
+    message: str
+    """What is wrong, and what would mend it."""
+    invalidates: bool = False
+    """The joules are wrong, not merely uncertain."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """Why a cell has no result."""
+
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Record:
+    """One cell's life, as record.json holds it."""
+
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="strings")  # a NaN loss is a result too
+
+    schema_version: int = SCHEMA_VERSION
+    status: Status
+    cell: Cell
+    ended_at_s: float
+    environment: Environment | None = None
+    measurement: Measurement | None = None
+    doubts: list[Doubt] = field(default_factory=list)
+    failure: Failure | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """PASS without a doubt, INVALID where a doubt says that the joules are wrong, else WARN."""
+        if self.measurement is None or any(doubt.invalidates for doubt in self.doubts):
+            return "INVALID"
+        return "WARN" if self.doubts else "PASS"
+
+
+def metrics(record: Record) -> dict[str, float]:
+    """One value per metric name; names are a contract with whoever reads MLflow.
+
+    A cell without a measurement has none.
+    """
+    if (measured := record.measurement) is None:
+        return {}
+    active = measured.active
+    named = _energy_metrics(measured)
+    named |= {
+        "time/active_s": active.duration_s,
+        "time/idle_before_s": measured.idle_before.duration_s,
+        "time/idle_after_s": measured.idle_after.duration_s,
+        "time/samples_per_s": measured.num_samples / active.duration_s,
+        "work/samples": measured.num_samples,
+        "task/loss": measured.evaluation.loss,
+        "task/accuracy": measured.evaluation.accuracy,
+        "model/parameters": measured.model.parameters,
+        "model/trainable_parameters": measured.model.trainable_parameters,
+        "model/parameter_bytes": measured.model.parameter_bytes,
+        "model/buffer_bytes": measured.model.buffer_bytes,
+        "model/size_bytes": measured.model.size_bytes,
+        "model/macs": measured.model.macs,
+        "model/macs_exact": measured.model.macs_exact,
+        "model/macs_per_parameter": measured.model.macs_per_parameter,
+    }
+    return named | measured.trace.mean
+
+
+def _energy_metrics(measured: Measurement) -> dict[str, float]:
+    active, idle_w = measured.active, measured.idle_w
+    if not active.energy_j:
+        return {}  # nothing was metered: no number at all, not a zero
+    by_component = {
+        "gross": active.energy_j,
+        "net": energy.net_energy_j(active, idle_w),
+        "idle": energy.subtracted_idle_j(active, idle_w),
+        "net_paper": energy.net_energy_as_printed_j(active, measured.idle_windows),
+    }
+    mean_w = energy.mean_power_w(active)
+    named = {f"energy/{kind}_j": energy.total(joules) for kind, joules in by_component.items()}
+    named |= {
+        f"energy/{kind}_{component}_j": value
+        for kind, joules in by_component.items()
+        for component, value in joules.items()
+    }
+    if len(active.part_energy_j) > len(active.energy_j):  # several devices of one component
+        idle = energy.join(measured.idle_windows)
+        for part, gross_j in active.part_energy_j.items():
+            idle_j = idle.part_energy_j[part] / idle.duration_s * active.duration_s
+            named |= {f"energy/gross_{part}_j": gross_j, f"energy/net_{part}_j": gross_j - idle_j}
+    named["energy/net_per_sample_j"] = named["energy/net_j"] / measured.num_samples
+    named |= {f"power/mean_{component}_w": watts for component, watts in mean_w.items()}
+    named |= {f"power/idle_{component}_w": watts for component, watts in idle_w.items()}
+    named["power/mean_w"] = energy.total(mean_w)
+    named["power/idle_w"] = energy.total(idle_w)
+    return named
+
+
+def pass_metrics(record: Record) -> Iterator[tuple[int, dict[str, float]]]:
+    """Metrics of each pass, with its step: 0 for the first."""
+    if (measured := record.measurement) is None:
+        return
+    idle_w = measured.idle_w
+    for step, one in enumerate(measured.passes):
+        named = {
+            "epoch/active_s": one.window.duration_s,
+            "epoch/loss": one.outcome.loss,
+            "epoch/accuracy": one.outcome.accuracy,
+        }
+        if one.window.energy_j:
+            named["epoch/gross_j"] = energy.total(one.window.energy_j)
+            named["epoch/net_j"] = energy.total(energy.net_energy_j(one.window, idle_w))
+        yield step, named
+
+
+_RECORD = TypeAdapter(Record)
+_CELL = TypeAdapter(Cell)
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write record.json, atomically and durably."""
+    _write(folder / RECORD_FILE, _RECORD.dump_json(record, indent=2))
+
+
+def read_record(folder: Path) -> Record:
+    """Read record.json.
+
+    Raises:
+        GreenlabError: it is damaged, or of a schema that this version does not know.
+    """
+    path = folder / RECORD_FILE
+    try:
+        record = _RECORD.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise GreenlabError(f"{path} is not a record that this greenlab reads: {error}") from error
+    if record.schema_version != SCHEMA_VERSION:
+        raise GreenlabError(
+            f"{path} has schema version {record.schema_version}, this greenlab reads "
+            f"{SCHEMA_VERSION}; read it with the greenlab that wrote it"
+        )
+    return record
+
+
+def write_cell(folder: Path, cell: Cell) -> None:
+    """Write cell.json, atomically and durably."""
+    _write(folder / CELL_FILE, _CELL.dump_json(cell, indent=2))
+
+
+def read_cell(folder: Path) -> Cell:
+    """Read cell.json."""
+    return _CELL.validate_json((folder / CELL_FILE).read_bytes())
+
+
+def _write(path: Path, content: bytes) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)  # makes the new name itself durable
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,250 @@
+"""One cell, as Hydra calls it: a fresh process measures it, its record lands in MLflow.
+
+The measured process is a session of its own: Ctrl-C reaches this process alone, which then stops
+the other one and records the cell as killed. Where this process is killed outright, the other one
+ends by itself.
+"""
+
+import contextlib
+import json
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from greenlab import cell_process, tracking
+from greenlab import config as configuration
+from greenlab import record as records
+from greenlab.config import Config
+from greenlab.errors import ConfigError, GreenlabError
+from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Failure, Record
+
+logger = logging.getLogger(__name__)
+
+STOP_WITHIN_S = 5.0
+CHOICES = ("model", "hardware", "batch_size", "phase", "dataset", "experiment")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ticket:
+    """A cell's place in a multirun; the sweep hands it to the process that runs the cell."""
+
+    sweep: str
+    position: int
+    num_cells: int
+    began_s: float
+    """Unix time at which the sweep began."""
+
+
+ticket: Ticket | None = None
+
+
+def run(composed: DictConfig) -> float:
+    """Measure one cell and log it; returns its net energy in joules, NaN without one.
+
+    In a multirun a failure is logged and the next cell goes on; a cell run alone exits with 1.
+    """
+    config = configuration.from_omegaconf(composed)
+    folder = Path(HydraConfig.get().runtime.output_dir).resolve()
+    record = measure_in_own_process(_describe_cell(config), folder)
+    landed = land(folder, config)
+    alone = HydraConfig.get().mode is RunMode.RUN
+    report(record, alone=alone)
+    if alone:
+        if landed is not None:
+            logger.info("MLflow run: %s", landed)
+        if record.status != "FINISHED" or landed is None:
+            raise SystemExit(1)
+    return records.metrics(record).get("energy/net_j", math.nan)
+
+
+def _describe_cell(config: Config) -> Cell:
+    hydra = HydraConfig.get()
+    chosen = hydra.runtime.choices
+    settings = configuration.to_dict(config)
+    settings["mlflow"]["tracking_uri"] = tracking.without_password(config.mlflow.tracking_uri)
+    return Cell(
+        uid=uuid.uuid4().hex,
+        signature=configuration.signature(config),
+        choices={group: str(chosen[group]) for group in CHOICES if chosen.get(group) is not None},
+        overrides=[tracking.without_password(o) or "" for o in hydra.overrides.task],
+        sweep=ticket.sweep if ticket else "",
+        position=ticket.position if ticket else 1,
+        num_cells=ticket.num_cells if ticket else 1,
+        repetition=1,
+        started_at_s=time.time(),
+        config=settings,
+    )
+
+
+def measure_in_own_process(cell: Cell, folder: Path) -> Record:
+    """Measure `cell` in a fresh process; there is a record in `folder` afterwards in any case."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG_FILE).write_text(configuration.to_yaml(configuration.from_dict(cell.config)))
+    records.write_cell(folder, cell)
+    with _running_lock(folder):
+        return _measure(cell, folder)
+
+
+def _running_lock(folder: Path) -> FileLock:
+    return FileLock(folder / "running.lock")  # the system lets go of it when this process dies
+
+
+def is_running(folder: Path) -> bool:
+    """Whether some process of this machine is measuring the cell of `folder`."""
+    try:
+        with _running_lock(folder).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
+def _measure(cell: Cell, folder: Path) -> Record:
+    process = _in_own_process(cell_process.measure_folder, folder)
+    try:
+        process.join()
+    except BaseException:  # Ctrl-C, SIGTERM: leave no process and no cell without a record
+        _stop(process)
+        if not (folder / records.RECORD_FILE).exists():
+            _write_unfinished(cell, folder, "KILLED", "killed", "stopped by the user")
+        raise
+    if not (folder / records.RECORD_FILE).exists():
+        _stop(process)
+        reason = _death(process.exitcode or 0, folder / LOG_FILE)
+        _write_unfinished(cell, folder, "FAILED", "killed", reason)
+    return records.read_record(folder)
+
+
+def _in_own_process(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(cell_process.PRELOAD)
+    process = context.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def _stop(process: ForkServerProcess) -> None:
+    """End a process and all that it started; it leads a session of its own."""
+    assert process.pid is not None
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        process.join(STOP_WITHIN_S)
+        if not process.is_alive():
+            return
+        process.kill()  # it had not come as far as having a session
+
+
+def _death(returncode: int, log: Path) -> str:
+    how = (
+        f"was killed by {signal.Signals(-returncode).name} (the out-of-memory killer uses SIGKILL)"
+        if returncode < 0
+        else f"ended with exit code {returncode}"
+    )
+    return f"the measuring process {how} and left no record; see {log}"
+
+
+def _write_unfinished(
+    cell: Cell, folder: Path, status: records.Status, kind: str, message: str
+) -> None:
+    failure = Failure(kind=kind, message=message)
+    records.write_record(
+        folder, Record(status=status, cell=cell, ended_at_s=time.time(), failure=failure)
+    )
+
+
+def land(folder: Path, config: Config) -> str | None:
+    """Log the record in `folder` to MLflow; the run's link, or None where it could not be.
+
+    What is measured is on disk already, so an MLflow that is gone costs a warning and no joule.
+    """
+    try:
+        store = tracking.open_store(config.mlflow)
+        return store.run_link(store.land(folder))
+    except Exception as error:  # MLflow, SQLAlchemy and the file system each raise their own
+        logger.warning(
+            "not logged to MLflow: %s. Later: python -m greenlab.sync %s",
+            str(error).splitlines()[0],
+            folder,
+        )
+        return None
+
+
+def preflight(grid: Sequence[Config]) -> None:
+    """Check the hardware, sources, data and models of a whole grid in a process of its own.
+
+    Raises:
+        ConfigError: with everything that stands in the way of a cell.
+    """
+    with tempfile.TemporaryDirectory(prefix="greenlab-") as folder:
+        answer = Path(folder) / "problems.json"
+        settings = [configuration.to_dict(config) for config in grid]
+        process = _in_own_process(cell_process.preflight_grid, settings, answer)
+        try:
+            process.join()
+        except BaseException:
+            _stop(process)
+            raise
+        if not answer.exists():
+            raise GreenlabError(
+                "the check before the first cell broke off (exit code "
+                f"{process.exitcode}); what it said is above"
+            )
+        if problems := json.loads(answer.read_text()):
+            raise ConfigError("\n".join(problems))
+
+
+def report(record: Record, *, alone: bool) -> None:
+    """One line per finished cell, and in a multirun how far it is."""
+    place = "" if alone else f"{record.cell.position}/{record.cell.num_cells} "
+    logger.info("%s%s%s", place, summary_line(record), "" if alone else f"  {_remaining(record)}")
+    if record.failure is not None:
+        logger.error("%s %s: %s", record.cell.name, record.status, record.failure.message)
+    if alone:
+        for doubt in record.doubts:
+            logger.warning("%s: %s", doubt.code, doubt.message)
+
+
+def summary_line(record: Record) -> str:
+    """What a person wants to know of a cell at a glance."""
+    values = records.metrics(record)
+    chosen = record.cell.choices
+    cell = (
+        f"{chosen.get('model', ''):<16} {chosen.get('batch_size', ''):>4} "
+        f"{chosen.get('phase', ''):<9}"
+    )
+    if record.measurement is None:
+        return f"{cell} {record.status}"
+    joules = (
+        f"net {values['energy/net_j']:>10,.1f} J  {values['energy/net_per_sample_j']:.4g} J/sample"
+        if "energy/net_j" in values
+        else "no energy source"
+    )
+    return f"{cell} {joules}  accuracy {values['task/accuracy']:.3f}  {record.verdict}"
+
+
+def _remaining(record: Record) -> str:
+    assert ticket is not None
+    elapsed_s = time.time() - ticket.began_s
+    left_s = elapsed_s / ticket.position * (ticket.num_cells - ticket.position)
+    return f"[{clock(elapsed_s)} elapsed, about {clock(left_s)} left]"
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03`, or `2:03` under an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,254 @@
+"""A multirun as one thing: checked as a whole, one name, progress, an end table, an exit code.
+
+Hydra calls this callback before the first cell and after the last one on the launching machine, and
+around each cell in whichever process runs it; what it knows travels there with it.
+"""
+
+import logging
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+from rich.table import Table
+
+from greenlab import config as configuration
+from greenlab import record as records
+from greenlab import run, tracking
+from greenlab.config import Config
+from greenlab.errors import ConfigError, GreenlabError, OutputError
+from greenlab.record import Record
+from greenlab.run import Ticket
+from greenlab.terminal import open_console
+
+logger = logging.getLogger(__name__)
+
+open_sweep: "Sweep | None" = None
+"""The multirun that this process has begun and not ended, for whoever must end it early."""
+
+
+class Sweep(Callback):
+    """See the module; Hydra makes one from conf/config.yaml."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.num_cells = 0
+        self.began_s = 0.0
+        self.folder = ""
+        self.mlflow = configuration.Mlflow()
+        self.run_id = ""
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuse a single cell that cannot be run or stored, before it starts."""
+        with _refusals():
+            cell = configuration.from_omegaconf(config)
+            _check_writable(Path(config.hydra.run.dir), "hydra.run.dir")
+            tracking.open_store(cell.mlflow)
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Refuse a grid with a cell that cannot be run, before any cell starts; else begin it."""
+        global open_sweep
+        with _refusals():
+            grid = _compose_grid(config)
+            _check_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+            self.mlflow = grid[0].mlflow
+            store = tracking.open_store(self.mlflow)
+            logger.info("checking %d cells", len(grid))
+            run.preflight(grid)
+            self.began_s = time.time()
+            self.name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+            self.num_cells = len(grid)
+            self.folder = str(Path(config.hydra.sweep.dir).resolve())
+            self.run_id = store.begin_sweep(self.name, config.hydra.overrides.task, len(grid))
+        open_sweep = self
+        logger.info("sweep %s: %d cells, results in %s", self.name, len(grid), self.folder)
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Tell the process that is about to run a cell which one it is."""
+        if self.num_cells:
+            run.ticket = Ticket(
+                sweep=self.name,
+                position=config.hydra.job.num + 1,
+                num_cells=self.num_cells,
+                began_s=self.began_s,
+            )
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        """Print the end table; exit with 1 if any cell failed."""
+        if self.end("FINISHED") != self.num_cells:
+            raise SystemExit(1)
+
+    def end(self, status: records.Status) -> int:
+        """Close the sweep and print what came of it; returns how many cells finished."""
+        global open_sweep
+        open_sweep = None
+        cells = self._records()
+        finished = sum(record.status == "FINISHED" for record in cells)
+        if status == "FINISHED" and finished < self.num_cells:
+            status = "FAILED"
+        console = open_console()
+        console.print(_table(self.name, cells))
+        took = run.clock(time.time() - self.began_s)
+        console.print(f"{finished} of {self.num_cells} cells finished in {took}.", highlight=False)
+        if any(source.startswith("modelled") for record in cells for source in _sources(record)):
+            console.print(
+                "[bold]Energy is modelled, not measured, where it says so[/] (greenlab.doctor "
+                "tells why); do not publish it as measured."
+            )
+        self._log(cells, status, finished)
+        return finished
+
+    def _records(self) -> list[Record]:
+        folders = [path.parent for path in Path(self.folder).glob(f"*/{records.RECORD_FILE}")]
+        return sorted(map(records.read_record, folders), key=lambda record: record.cell.position)
+
+    def _log(self, cells: Sequence[Record], status: records.Status, finished: int) -> None:
+        ledger = {
+            "sweep": self.name,
+            "counts": {"cells/planned": self.num_cells, "cells/finished": finished},
+            "cells": [_ledger_entry(record) for record in cells],
+        }
+        try:
+            store = tracking.open_store(self.mlflow)
+            store.end_sweep(self.run_id, status, _markdown(self.name, cells), ledger)
+        except Exception as error:  # MLflow, SQLAlchemy and files each raise their own
+            logger.warning(
+                "the sweep's own run could not be closed in MLflow: %s. Its cells are in %s; "
+                "log them with: python -m greenlab.sync %s",
+                str(error).splitlines()[0],
+                self.folder,
+                self.folder,
+            )
+            return
+        console = open_console()
+        if not store.uri.startswith("http"):
+            console.print("Browse: make ui (or python -m greenlab.ui), then", highlight=False)
+        for name, address in store.view_links().items():
+            console.print(f"  {name + ':':<24} {address}", highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn greenlab's errors into an exit with their message: Hydra would swallow them here."""
+    try:
+        yield
+    except GreenlabError as error:
+        raise SystemExit(f"greenlab: {error}") from error
+
+
+def _compose_grid(config: DictConfig) -> list[Config]:
+    """Every cell's configuration, checked.
+
+    Raises:
+        ConfigError: a cell's settings break a rule, or there is no cell at all.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    overrides = OverridesParser.create(loader).parse_overrides(
+        [*params, *config.hydra.overrides.task]
+    )
+    [cells] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
+    if not cells:
+        raise ConfigError(
+            f"no cell matches {' '.join([*params, *config.hydra.overrides.task])}: a glob found no "
+            "option. python -m greenlab --help lists the options of every group"
+        )
+    grid = []
+    for chosen in cells:
+        try:
+            grid.append(configuration.from_omegaconf(loader.load_sweep_config(config, chosen)))
+        except ConfigError as error:
+            raise ConfigError(f"{' '.join(chosen)}: {error}") from error
+    return grid
+
+
+def _check_writable(folder: Path, key: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"{key}={folder} cannot be written ({error.strerror}); name a folder that can, for "
+            f"example {key}={Path(tempfile.gettempdir()) / 'greenlab'}"
+        ) from error
+
+
+COLUMNS = {
+    "model": "left",
+    "batch": "right",
+    "phase": "left",
+    "net J": "right",
+    "J/sample": "right",
+    "mean W": "right",
+    "samples/s": "right",
+    "accuracy": "right",
+    "verdict": "left",
+    "doubts": "left",
+}
+COLOURS = {"PASS": "green", "WARN": "yellow"}
+
+
+def _row(record: Record) -> list[str]:
+    chosen, values = record.cell.choices, records.metrics(record)
+
+    def number(metric: str, form: str) -> str:
+        return format(values[metric], form) if metric in values else "–"
+
+    why = ", ".join(doubt.code for doubt in record.doubts)
+    return [
+        chosen.get("model", ""),
+        chosen.get("batch_size", ""),
+        chosen.get("phase", ""),
+        number("energy/net_j", ",.1f"),
+        number("energy/net_per_sample_j", ".4g"),
+        number("power/mean_w", ".1f"),
+        number("time/samples_per_s", ",.0f"),
+        number("task/accuracy", ".3f"),
+        record.verdict if record.measurement else record.status,
+        why or (record.failure.message if record.failure else ""),
+    ]
+
+
+def _table(name: str, cells: Sequence[Record]) -> Table:
+    table = Table(title=f"sweep {name}", title_justify="left")
+    for column, justify in COLUMNS.items():
+        table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for record in cells:
+        row = _row(record)
+        row[-2] = f"[{COLOURS.get(row[-2], 'red')}]{row[-2]}[/]"
+        table.add_row(*row)
+    return table
+
+
+def _markdown(name: str, cells: Sequence[Record]) -> str:
+    rules = ["--:" if justify == "right" else "---" for justify in COLUMNS.values()]
+    rows = [list(COLUMNS), rules, *(_row(record) for record in cells)]
+    return "\n".join([f"Sweep `{name}`", "", *("| " + " | ".join(row) + " |" for row in rows)])
+
+
+def _sources(record: Record) -> list[str]:
+    return (
+        [source.provenance for source in record.measurement.sources] if record.measurement else []
+    )
+
+
+def _ledger_entry(record: Record) -> dict[str, Any]:
+    return {
+        "position": record.cell.position,
+        "cell": record.cell.name,
+        "uid": record.cell.uid,
+        "signature": record.cell.signature,
+        "status": record.status,
+        "verdict": record.verdict,
+        "net_j": records.metrics(record).get("energy/net_j"),
+        "failure": record.failure.message if record.failure else "",
+    }

@@ -1,0 +1,68 @@
+"""Lands in MLflow what is on disk and not there yet: `python -m greenlab.sync FOLDER …`.
+
+Goes through every cell folder under the folders named. A cell that died with the whole of greenlab
+left no record; it is logged as killed.
+"""
+
+import argparse
+from pathlib import Path
+
+from greenlab import record as records
+from greenlab.config import Mlflow
+from greenlab.errors import GreenlabError
+from greenlab.record import Failure, Record
+from greenlab.run import is_running
+from greenlab.tracking import Store, open_store
+
+
+def main() -> int:
+    """Command line; 0 when every cell is in MLflow."""
+    parser = argparse.ArgumentParser(prog="python -m greenlab.sync", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER")
+    parser.add_argument("--tracking-uri", help="default: the one that each cell was run with")
+    parser.add_argument("--experiment", help="default: the one that each cell was run with")
+    arguments = parser.parse_args()
+    cells = sorted(
+        path.parent for folder in arguments.folders for path in folder.rglob(records.CELL_FILE)
+    )
+    if not cells:
+        parser.error(f"no cell under {', '.join(map(str, arguments.folders))}")
+    failed = 0
+    for folder in cells:
+        try:
+            store = open_store(_settings(folder, arguments.tracking_uri, arguments.experiment))
+            print(f"{folder}: {sync(folder, store)}")
+        except (GreenlabError, ValueError) as error:
+            failed += 1
+            print(f"{folder}: not logged: {error}")
+    return 1 if failed else 0
+
+
+def sync(folder: Path, store: Store) -> str:
+    """Land one cell's folder; returns its status and the link of its run."""
+    if is_running(folder):
+        raise GreenlabError("it is running; it lands by itself when it has ended")
+    if not (folder / records.RECORD_FILE).exists():
+        cell = records.read_cell(folder)
+        message = "greenlab itself was killed while this cell ran"
+        record = Record(
+            status="KILLED",
+            cell=cell,
+            ended_at_s=max(path.stat().st_mtime for path in folder.iterdir()),
+            failure=Failure(kind="killed", message=message),
+        )
+        records.write_record(folder, record)
+    status = records.read_record(folder).status
+    return f"{status} {store.run_link(store.land(folder))}"
+
+
+def _settings(folder: Path, tracking_uri: str | None, experiment: str | None) -> Mlflow:
+    used = records.read_cell(folder).config["mlflow"]
+    uri = tracking_uri or used["tracking_uri"]
+    if uri and ":***@" in uri:
+        raise GreenlabError(f"the password of {uri} is not stored: give --tracking-uri")
+    return Mlflow(tracking_uri=uri, experiment=experiment or used["experiment"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

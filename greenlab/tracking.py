@@ -1,0 +1,387 @@
+"""The only writer to MLflow: lands a cell's folder as a run, and the views that show it.
+
+Everything is read from the folder, so a cell can land again at any time. Landing twice changes
+nothing: a run is found by its `greenlab.uid`, equal values are kept once, files are overwritten.
+"""
+
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from filelock import FileLock
+
+from greenlab import record as records
+from greenlab import views
+from greenlab.config import Mlflow
+from greenlab.errors import StoreUnavailableError
+from greenlab.record import Cell, Record
+
+logger = logging.getLogger(__name__)
+
+MAX_SERIES_POINTS = 320
+"""What MLflow's pages ask for of a series; more would be stored and never drawn."""
+CONNECT_WITHIN_S = 5.0
+UI_URL = "http://127.0.0.1:5000"
+"""Where `make ui` serves a local store."""
+_LIBRARY_SETTINGS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the default waits four minutes for a dead server
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+}
+_ARTEFACTS = (
+    records.CONFIG_FILE,
+    records.RECORD_FILE,
+    records.TRACE_FILE,
+    records.POWER_FILE,
+    records.LOG_FILE,
+)
+
+
+def default_uri() -> str:
+    """$MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def without_password(text: str | None) -> str | None:
+    """Blank out a password in a URL."""
+    return text and re.sub(r"(?<=://)([^/\s:@]+):([^/\s@]+)@", r"\1:***@", text)
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file behind an SQLite URI, absolute; None for any other store."""
+    return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Store:
+    """An experiment in an MLflow store that answers."""
+
+    uri: str
+    experiment_id: str
+    client: Any = field(repr=False)
+
+    def land(self, folder: Path) -> str:
+        """Log the record in `folder` as a run of its own; returns the run's id."""
+        record = records.read_record(folder)
+        run_id = self._run_of(record)
+        tags = _tags(record)
+        if self.client.get_run(run_id).data.tags.get("greenlab.sync") == "complete":
+            return run_id
+        ended_ms = round(record.ended_at_s * 1000)
+        self._log(run_id, _params(record), _metrics(record, ended_ms))
+        self._log(run_id, {}, _series(record, folder / records.TRACE_FILE))
+        self._tag(run_id, tags)
+        for name in _ARTEFACTS:
+            if (folder / name).exists():
+                self.client.log_artifact(run_id, str(folder / name))
+        self.client.set_tag(run_id, "greenlab.sync", "complete")
+        self.client.set_terminated(run_id, record.status, end_time=ended_ms)
+        return run_id
+
+    def _run_of(self, record: Record) -> str:
+        uid = record.cell.uid
+        found = self.client.search_runs(
+            [self.experiment_id], f"tags.`greenlab.uid` = '{uid}'", max_results=1
+        )
+        if found:
+            return str(found[0].info.run_id)
+        run = self.client.create_run(
+            self.experiment_id,
+            start_time=round(record.cell.started_at_s * 1000),
+            run_name=record.cell.name,
+            tags={"greenlab.uid": uid, "greenlab.sync": "partial", "greenlab.kind": "cell"},
+        )
+        return str(run.info.run_id)
+
+    def _log(self, run_id: str, params: dict[str, str], points: Sequence[Any]) -> None:
+        from mlflow.entities import Param
+
+        self.client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
+        for start in range(0, len(points), 1000):  # more in one request is refused
+            self.client.log_batch(run_id, metrics=points[start : start + 1000])
+
+    def _tag(self, run_id: str, tags: dict[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def begin_sweep(self, name: str, overrides: Iterable[str], num_cells: int) -> str:
+        """Open the run that stands for a multirun; returns its id."""
+        run = self.client.create_run(self.experiment_id, run_name=name)
+        self._tag(
+            run.info.run_id,
+            {
+                "greenlab.kind": "sweep",
+                "greenlab.sweep": name,
+                "greenlab.overrides": " ".join(without_password(o) or "" for o in overrides),
+                "greenlab.num_cells": str(num_cells),
+            },
+        )
+        return str(run.info.run_id)
+
+    def end_sweep(
+        self, run_id: str, status: records.Status, table: str, ledger: dict[str, Any]
+    ) -> None:
+        """Close the run of a multirun with its end table (Markdown) and its ledger."""
+        self._log(run_id, {}, _now(ledger["counts"]))
+        self._tag(run_id, {"mlflow.note.content": table})
+        self.client.log_text(run_id, table, "table.md")
+        self.client.log_dict(run_id, ledger, "ledger.json")
+        self.client.set_terminated(run_id, status)
+
+    def run_link(self, run_id: str) -> str:
+        """Address of a run's page."""
+        return f"{self._base}/#/experiments/{self.experiment_id}/runs/{run_id}"
+
+    def view_links(self) -> dict[str, str]:
+        """Addresses of the ready-made views, by what they show."""
+        return {
+            view.name: f"{self._base}/{views.link(self.experiment_id, view)}"
+            for view in views.VIEWS
+        }
+
+    @property
+    def _base(self) -> str:
+        return self.uri.rstrip("/") if self.uri.startswith("http") else UI_URL
+
+
+def open_store(settings: Mlflow) -> Store:
+    """Open the store, create experiment and views where they are missing.
+
+    Raises:
+        StoreUnavailableError: it does not answer, or cannot be written.
+    """
+    uri = settings.tracking_uri or default_uri()
+    for key, value in _LIBRARY_SETTINGS.items():
+        os.environ.setdefault(key, value)
+    try:
+        path = sqlite_path(uri)
+        if path is not None:
+            return _open_sqlite(path, settings.experiment)
+        _check_reachable(uri)
+        return _connect(uri, settings.experiment, artifact_location=None)
+    except Exception as error:  # MLflow, SQLAlchemy, sockets and files each raise their own
+        reason = str(error).strip().splitlines()[0]
+        raise StoreUnavailableError(
+            f"mlflow.tracking_uri={without_password(uri)} cannot be opened: {reason}. Start the "
+            "server or name another store (mlflow.tracking_uri=sqlite:////absolute/path/mlflow.db)"
+        ) from error
+
+
+def _open_sqlite(path: Path, experiment: str) -> Store:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"the folder {path.parent} does not exist")
+    # MLflow sets a fresh database up without a lock: two processes at once destroy it.
+    with FileLock(path.with_suffix(".lock"), timeout=120):
+        is_new = not path.exists()
+        if is_new:
+            logger.info("creating %s", path)
+        store = _connect(f"sqlite:///{path}", experiment, artifact_location=path.parent)
+        if is_new:
+            import sqlite3
+
+            with sqlite3.connect(path) as connection:  # readers and writers no longer block
+                connection.execute("PRAGMA journal_mode=wal")
+    return store
+
+
+def _check_reachable(uri: str) -> None:
+    """Fail within seconds where MLflow and its database driver would try for minutes."""
+    parts = urlsplit(uri)
+    ports = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+    port = parts.port or ports.get(parts.scheme.partition("+")[0])
+    if parts.hostname and port:
+        socket.create_connection((parts.hostname, port), CONNECT_WITHIN_S).close()
+
+
+def _connect(uri: str, experiment: str, artifact_location: Path | None) -> Store:
+    # Three and a half CPU seconds; the measured process never comes here.
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    for name in ("mlflow", "alembic"):  # they announce every table that they create
+        logging.getLogger(name).setLevel(logging.WARNING)
+    client = MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name(experiment)
+    if found is None:
+        location = artifact_location and (artifact_location / "mlartifacts" / experiment).as_uri()
+        try:
+            experiment_id = client.create_experiment(experiment, artifact_location=location)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            experiment_id = client.get_experiment_by_name(experiment).experiment_id
+    elif found.lifecycle_stage != "active":
+        raise StoreUnavailableError(
+            f"the experiment mlflow.experiment={experiment} was deleted; restore it or name another"
+        )
+    else:
+        experiment_id = found.experiment_id
+    store = Store(uri=uri, experiment_id=experiment_id, client=client)
+    present = client.get_experiment(experiment_id).tags
+    for key, value in views.experiment_tags(round(time.time() * 1000)).items():
+        if key not in present:  # a view that the user has changed stays as it is
+            client.set_experiment_tag(experiment_id, key, value)
+    return store
+
+
+def _params(record: Record) -> dict[str, str]:
+    chosen, settings = record.cell.choices, record.cell.config
+    params = {
+        group: chosen[group]
+        for group in ("model", "hardware", "batch_size", "phase", "dataset")
+        if group in chosen
+    }
+    params |= {
+        "seed": str(settings["seed"]),
+        "repetition": str(record.cell.repetition),
+        "epochs": str(settings["phase"]["epochs"]),
+        "device": record.measurement.device if record.measurement else "",
+    }
+    return params
+
+
+def _tags(record: Record) -> dict[str, str]:
+    cell = record.cell
+    tags = {
+        "greenlab.signature": cell.signature,
+        "greenlab.sweep": cell.sweep,
+        "greenlab.verdict": record.verdict,
+        "greenlab.doubts": ", ".join(doubt.code for doubt in record.doubts),
+        "greenlab.overrides": " ".join(cell.overrides),
+        "greenlab.schema_version": str(record.schema_version),
+        "mlflow.note.content": describe(record),
+        "mlflow.source.name": "greenlab",
+        "mlflow.source.type": "LOCAL",
+    }
+    if record.environment is not None:
+        tags["greenlab.machine"] = record.environment.machine
+        tags["mlflow.source.git.commit"] = record.environment.commit.removesuffix("+")
+        tags["greenlab.commit"] = record.environment.commit
+        tags |= {
+            f"version.{package}": version
+            for package, version in record.environment.versions.items()
+        }
+    if record.measurement is not None:
+        tags["greenlab.coverage"] = record.measurement.coverage
+        tags |= {
+            f"energy_source.{source.component}": source.provenance
+            for source in record.measurement.sources
+        }
+    if record.failure is not None:
+        tags["greenlab.failure"] = f"{record.failure.kind}: {record.failure.message}"
+    return {key: value for key, value in tags.items() if value}
+
+
+def _metrics(record: Record, timestamp_ms: int) -> list[Any]:
+    from mlflow.entities import Metric
+
+    points = [
+        Metric(name, value, timestamp_ms, 0) for name, value in records.metrics(record).items()
+    ]
+    if record.measurement is not None:
+        for step, named in records.pass_metrics(record):
+            window = record.measurement.passes[step].window
+            at_ms = round((window.started_at_s + window.duration_s) * 1000)
+            points += [Metric(name, value, at_ms, step) for name, value in named.items()]
+    return points
+
+
+def _series(record: Record, trace: Path) -> list[Any]:
+    """The power of each component over time, averaged down to what MLflow draws."""
+    if record.measurement is None or not trace.exists():
+        return []
+    import numpy as np
+    import pyarrow.parquet as pq
+    from mlflow.entities import Metric
+
+    table = pq.read_table(trace)
+    points = []
+    for source in record.measurement.sources:
+        columns = [f"{part}_power_w" for part in source.parts]
+        if not columns or table.num_rows == 0:
+            continue
+        watts = np.nansum([table[name].to_numpy() for name in columns], axis=0)
+        chunks = np.array_split(np.arange(len(watts)), min(MAX_SERIES_POINTS, len(watts)))
+        time_s = table["time_s"].to_numpy()
+        points += [
+            Metric(
+                f"trace/{source.component}_power_w",
+                float(watts[rows].mean()),
+                round(float(time_s[rows[-1]]) * 1000),
+                step,
+            )
+            for step, rows in enumerate(chunks)
+        ]
+    return points
+
+
+def _now(values: dict[str, float]) -> list[Any]:
+    from mlflow.entities import Metric
+
+    now_ms = round(time.time() * 1000)
+    return [Metric(name, value, now_ms, 0) for name, value in values.items()]
+
+
+def describe(record: Record) -> str:
+    """What a person reads first on a run's page, in Markdown."""
+    return "\n\n".join([_what_ran(record.cell), *_what_came_out(record), *_what_to_mind(record)])
+
+
+def _what_ran(cell: Cell) -> str:
+    chosen = cell.choices
+    alone = (
+        "" if not cell.sweep else f", cell {cell.position} of {cell.num_cells} of `{cell.sweep}`"
+    )
+    return (
+        f"**{chosen.get('model')}**, {chosen.get('phase')} on {chosen.get('dataset')}, batch size "
+        f"{chosen.get('batch_size')}, hardware {chosen.get('hardware')}{alone}"
+    )
+
+
+def _what_came_out(record: Record) -> list[str]:
+    if (measured := record.measurement) is None:
+        return []
+    values = records.metrics(record)
+    lines = [
+        "| component | net J | gross J | idle W | source |",
+        "| --- | --: | --: | --: | --- |",
+    ]
+    for source in measured.sources:
+        c = source.component
+        if c in measured.active.energy_j:
+            numbers = (
+                f"{values[f'energy/net_{c}_j']:,.1f} | {values[f'energy/gross_{c}_j']:,.1f} | "
+                f"{values[f'power/idle_{c}_w']:.1f}"
+            )
+        else:
+            numbers = "– | – | –"
+        lines.append(f"| {c} | {numbers} | {source.provenance} {source.detail or source.reason} |")
+    if "energy/net_j" not in values:
+        return ["No component was metered: there is no energy to report.", "\n".join(lines)]
+    gross_j = values["energy/gross_j"]
+    share = f" ({values['energy/idle_j'] / gross_j:.0%} of gross is idle)" if gross_j else ""
+    headline = (
+        f"**{values['energy/net_j']:,.1f} J net** of {gross_j:,.1f} J gross{share} in "
+        f"{values['time/active_s']:,.1f} s; {values['energy/net_per_sample_j']:.4g} J per sample "
+        f"over {measured.num_samples:,} samples; accuracy {values['task/accuracy']:.1%}"
+    )
+    return [headline, "\n".join(lines)]
+
+
+def _what_to_mind(record: Record) -> list[str]:
+    notes = [f"Verdict: **{record.verdict}**"]
+    if record.failure is not None:
+        notes.append(f"{record.status}, {record.failure.kind}: {record.failure.message}")
+    if record.doubts:
+        notes.append("\n".join(f"- `{doubt.code}` {doubt.message}" for doubt in record.doubts))
+    if record.cell.config["phase"]["kind"] == "inference":
+        notes.append("Inference ran on freshly initialised weights: its accuracy is chance.")
+    return notes

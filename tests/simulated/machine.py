@@ -1,0 +1,332 @@
+"""A simulated machine: RAPL zones and GPUs that draw known watts, read by the real Zeus.
+
+    package = Zone("package-0", idle_w=20, active_w=60)
+    with SimulatedMachine(zones=[package], gpus=[Gpu()]) as machine:
+        subprocess.run([...], env=os.environ | machine.environment())
+        truth_j = machine.true_energy_j("package-0", unix_from, unix_to)
+
+Everything draws `active_w` while the workload beats the machine's beacon and for 50 ms after its
+last beat, and `idle_w` otherwise. Counters are named by zone (`package-0`), by zone and subzone
+(`package-0/dram`) or by GPU (`gpu-0`). `writer.py` advances them in a process of its own, and
+remembers the exact joules, without wraps, faults or rounding.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from simulated.writer import GPU_FIELDS, map_file
+
+HERE = Path(__file__).parent
+BEAT_PERIOD_S = 0.01
+WRITER_TIMEOUT_S = 10.0
+
+Fault = Literal["stuck", "reset", "removed"]
+"""`stuck`: shows the same value for ever. `reset`: starts again at zero. `removed`: the files of a
+zone and its subzones disappear; a GPU answers that it is lost."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metered:
+    """What a zone and a GPU have in common."""
+
+    idle_w: float
+    active_w: float
+    idle_drift_w_per_s: float = 0.0
+    """Watts more for every second since the machine started, idle and active alike."""
+    stuck_at_active_s: float | None = None
+    """When this fault strikes, in seconds of activity since the machine started."""
+    reset_at_active_s: float | None = None
+    removed_at_active_s: float | None = None
+
+    def writer_spec(self) -> dict[str, Any]:
+        faults = {
+            "stuck": self.stuck_at_active_s,
+            "reset": self.reset_at_active_s,
+            "removed": self.removed_at_active_s,
+        }
+        return {
+            "idle_w": self.idle_w,
+            "active_w": self.active_w,
+            "idle_drift_w_per_s": self.idle_drift_w_per_s,
+            "faults": {fault: at_s for fault, at_s in faults.items() if at_s is not None},
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Zone(Metered):
+    """A RAPL zone; its `children` are its subzones."""
+
+    name: str = field(kw_only=False)
+    children: tuple["Zone", ...] = ()
+    start_uj: int = 0
+    """Two zones with the same start and the same watts show the same value, as mirrored dies do."""
+    max_energy_range_uj: int = 262_143_328_850
+    """Where the counter starts again at zero; this one takes over an hour at 60 W."""
+    readable: bool = True
+    """False: opening `energy_uj` raises PermissionError in processes given `environment()`."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Gpu(Metered):
+    """An NVIDIA GPU."""
+
+    idle_w: float = 70.0
+    active_w: float = 300.0
+    name: str = "NVIDIA Simulated"
+    start_uj: int = 5_000_000_000_000
+    counter_tick_s: float = 0.0
+    """How long the energy counter shows the same value; 0: it follows the writer, every 2 ms."""
+    has_energy_counter: bool = True
+    """False: NVML answers that reading energy is not supported; power can still be read."""
+    power_limit_w: float = 400.0
+    memory_bytes: int = 16 << 30
+
+
+class SimulatedMachine:
+    """Runs from `with` to the end of the block; the truth can still be asked for afterwards."""
+
+    def __init__(self, *, zones: Sequence[Zone] = (), gpus: Sequence[Gpu] = ()) -> None:
+        self.zones = tuple(zones)
+        self.gpus = tuple(gpus)
+        self.counters: tuple[str, ...] = ()
+        self._unreadable: list[Path] = []
+        self._truth: npt.NDArray[np.float64] | None = None
+
+    def __enter__(self) -> Self:
+        # Memory rather than disk, where there is such a folder: the files change all the time.
+        shared_memory = Path("/dev/shm")
+        self._temporary = tempfile.TemporaryDirectory(
+            prefix="simulated_machine_", dir=shared_memory if shared_memory.is_dir() else None
+        )
+        self._folder = Path(self._temporary.name)
+        self.powercap_root.mkdir()
+        self._beacon_path.write_bytes(bytes(8))
+        self._log_path.touch()
+        self._beacon = map_file(self._beacon_path).cast("d")
+        self._start_writer()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._writer.communicate("end\n", WRITER_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._writer.kill()
+            raise
+        finally:
+            self._truth = self._read_truth()
+            self._temporary.cleanup()
+
+    @property
+    def powercap_root(self) -> Path:
+        """The folder that holds `intel-rapl:0`, laid out like /sys/class/powercap/intel-rapl."""
+        return self._folder / "intel-rapl"
+
+    def environment(self) -> dict[str, str]:
+        """Variables to add to a process's own, so that it finds itself on this machine."""
+        python_path = [str(HERE / "sitecustomize"), str(HERE), os.environ.get("PYTHONPATH", "")]
+        return {
+            "GREENLAB_POWERCAP_ROOT": str(self.powercap_root),
+            "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
+            # Empty: a machine without GPUs, whatever the real one has.
+            "SIMULATED_NVML": str(self._gpu_memory_path) if self.gpus else "",
+            "SIMULATED_BEACON": str(self._beacon_path),
+            "SIMULATED_UNREADABLE": "\n".join(map(str, self._unreadable)),
+        }
+
+    # ------------------------------------------------------------------ what happens on it
+
+    def beat(self) -> None:
+        """Be active for the next 50 ms."""
+        self._beacon[0] = time.monotonic()
+
+    def work(self, duration_s: float) -> None:
+        """Beat for so long, from this process."""
+        until_s = time.monotonic() + duration_s
+        while (left_s := until_s - time.monotonic()) > 0:
+            self.beat()
+            time.sleep(min(BEAT_PERIOD_S, left_s))
+
+    def break_counter(self, counter: str, fault: Fault) -> None:
+        """Let a fault strike now; returns when it has."""
+        self._column(counter)
+        assert self._writer.stdin is not None
+        self._writer.stdin.write(f"{fault} {counter}\n")
+        self._writer.stdin.flush()
+        self._wait_for("done")
+
+    # ------------------------------------------------------------------ what is true about it
+
+    def true_energy_j(self, counter: str, unix_from: float, unix_to: float) -> float:
+        """Exact joules of a counter between two Unix times at which the machine was running."""
+        return self._difference(self._column(counter), unix_from, unix_to)
+
+    def true_active_s(self, unix_from: float, unix_to: float) -> float:
+        """For how long of that time the machine was active."""
+        return self._difference(1, unix_from, unix_to)
+
+    def _column(self, counter: str) -> int:
+        if counter not in self.counters:
+            raise KeyError(f"no counter {counter}; this machine has {', '.join(self.counters)}")
+        return 2 + self.counters.index(counter)
+
+    def _difference(self, column: int, unix_from: float, unix_to: float) -> float:
+        truth = self._truth_until(unix_to)
+        if not truth[0, 0] <= unix_from <= unix_to <= truth[-1, 0]:
+            raise ValueError(
+                f"{unix_from} to {unix_to} is not within the machine's life, "
+                f"{truth[0, 0]} to {truth[-1, 0]}"
+            )
+        at_from, at_to = np.interp([unix_from, unix_to], truth[:, 0], truth[:, column])
+        return float(at_to - at_from)
+
+    def _truth_until(self, unix_to: float) -> npt.NDArray[np.float64]:
+        if self._truth is not None:
+            return self._truth
+        give_up_s = time.monotonic() + 1.0
+        while (truth := self._read_truth())[-1, 0] < unix_to and time.monotonic() < give_up_s:
+            time.sleep(0.005)
+        return truth
+
+    def _read_truth(self) -> npt.NDArray[np.float64]:
+        """One row per record: Unix time, seconds active, then joules per counter."""
+        words = np.fromfile(self._log_path)
+        num_columns = 2 + len(self.counters)
+        return words[: len(words) // num_columns * num_columns].reshape(-1, num_columns)
+
+    # ------------------------------------------------------------------ how it is built
+
+    @property
+    def _beacon_path(self) -> Path:
+        return self._folder / "beacon"
+
+    @property
+    def _log_path(self) -> Path:
+        return self._folder / "truth"
+
+    @property
+    def _gpu_memory_path(self) -> Path:
+        return self._folder / "nvml"
+
+    def _start_writer(self) -> None:
+        specs = [*self._build_zones(), *self._build_gpus()]
+        self.counters = tuple(spec["name"] for spec in specs)
+        spec = {
+            "counters": specs,
+            "beacon": str(self._beacon_path),
+            "log": str(self._log_path),
+            "gpu_memory": str(self._gpu_memory_path) if self.gpus else None,
+        }
+        spec_path = self._folder / "writer.json"
+        spec_path.write_text(json.dumps(spec))
+        self._writer = subprocess.Popen(
+            [sys.executable, "-I", "-S", HERE / "writer.py", spec_path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the test
+        )
+        self._wait_for("ready")
+
+    def _wait_for(self, word: str) -> None:
+        assert self._writer.stdout is not None
+        answer = self._writer.stdout.readline().strip()
+        if answer != word:
+            raise RuntimeError(f"the simulated machine's writer answered {answer!r}, not {word!r}")
+
+    def _build_zones(self) -> Iterator[dict[str, Any]]:
+        for number, zone in enumerate(self.zones):
+            folder = self.powercap_root / f"intel-rapl:{number}"
+            yield self._build_zone(zone, folder, zone.name)
+            for child_number, child in enumerate(zone.children):
+                child_folder = folder / f"{folder.name}:{child_number}"
+                yield self._build_zone(child, child_folder, f"{zone.name}/{child.name}")
+
+    def _build_zone(self, zone: Zone, folder: Path, counter: str) -> dict[str, Any]:
+        folder.mkdir()
+        (folder / "name").write_text(f"{zone.name}\n")
+        (folder / "max_energy_range_uj").write_text(f"{zone.max_energy_range_uj}\n")
+        (folder / "energy_uj").write_text(f"{zone.start_uj:020d}\n")
+        if not zone.readable:
+            self._unreadable.append(folder / "energy_uj")
+        return zone.writer_spec() | {
+            "name": counter,
+            "folder": str(folder),
+            "start_uj": zone.start_uj,
+            "max_energy_range_uj": zone.max_energy_range_uj,
+        }
+
+    def _build_gpus(self) -> Iterator[dict[str, Any]]:
+        if self.gpus:
+            self._gpu_memory_path.write_bytes(bytes(8 * len(GPU_FIELDS) * len(self.gpus)))
+            boards = [
+                asdict(gpu) | {"uuid": f"GPU-00000000-0000-0000-0000-{index:012d}"}
+                for index, gpu in enumerate(self.gpus)
+            ]
+            layout = {"fields": GPU_FIELDS, "gpus": boards}
+            self._gpu_memory_path.with_suffix(".json").write_text(json.dumps(layout))
+        for index, gpu in enumerate(self.gpus):
+            yield gpu.writer_spec() | {
+                "name": f"gpu-{index}",
+                "index": index,
+                "start_uj": gpu.start_uj,
+                "max_energy_range_uj": 1000 << 64,  # 64 bits of millijoules: never reached
+                "counter_tick_s": gpu.counter_tick_s,
+            }
+
+
+def workstation() -> SimulatedMachine:
+    """One socket of 20 W idle and 60 W active, DRAM of 3 and 5 W, one GPU of 70 and 300 W."""
+    dram = Zone("dram", idle_w=3, active_w=5, start_uj=2_000_000_000)
+    core = Zone("core", idle_w=8, active_w=45, start_uj=1_000_000_000)
+    package = Zone(
+        "package-0", idle_w=20, active_w=60, start_uj=9_000_000_000, children=(core, dram)
+    )
+    return SimulatedMachine(zones=[package], gpus=[Gpu()])
+
+
+def two_sockets() -> SimulatedMachine:
+    """Two sockets with DRAM, each like the workstation's; no GPU."""
+    zones = [
+        Zone(
+            f"package-{socket}",
+            idle_w=20,
+            active_w=60,
+            start_uj=(9 + 4 * socket) * 1_000_000_000,
+            children=(
+                Zone("dram", idle_w=3, active_w=5, start_uj=(2 + 3 * socket) * 1_000_000_000),
+            ),
+        )
+        for socket in range(2)
+    ]
+    return SimulatedMachine(zones=zones)
+
+
+def mirrored_dies() -> SimulatedMachine:
+    """One socket of 20 and 60 W; both its dies show the socket's counter, as on early AMD EPYC."""
+    return SimulatedMachine(
+        zones=[
+            Zone(f"package-0-die-{die}", idle_w=20, active_w=60, start_uj=7_000_000_000)
+            for die in range(2)
+        ]
+    )
+
+
+def client_with_psys() -> SimulatedMachine:
+    """A laptop: a package of 5 and 25 W inside a whole-platform zone, psys, of 12 and 40 W."""
+    return SimulatedMachine(
+        zones=[
+            Zone("package-0", idle_w=5, active_w=25, start_uj=3_000_000_000),
+            Zone("psys", idle_w=12, active_w=40, start_uj=8_000_000_000),
+        ]
+    )

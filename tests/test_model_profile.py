@@ -1,0 +1,146 @@
+"""Profiles are held against counts worked out by hand."""
+
+import logging
+import pkgutil
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from greenlab.errors import ModelError
+from greenlab.model_profile import profile_model
+
+IMAGE = torch.zeros(1, 3, 8, 8)
+
+
+def two_layers() -> nn.Module:
+    # Convolution: 4·3·3·3 weights + 4 biases = 112; linear: 256·5 + 5 = 1,285. On 3×8×8, MACs are
+    # 4·64·27 = 6,912 and 256·5 = 1,280.
+    return nn.Sequential(
+        nn.Conv2d(3, 4, kernel_size=3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(256, 5)
+    )
+
+
+class Scale(nn.Module):
+    """A layer that thop cannot know: a matrix product of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight
+
+
+def test_two_layers_cost_what_is_worked_out_by_hand() -> None:
+    profile = profile_model(two_layers(), IMAGE)
+    assert profile.parameters == profile.trainable_parameters == 112 + 1_285
+    assert profile.parameter_bytes == 4 * (112 + 1_285)
+    assert profile.buffer_bytes == 0
+    assert profile.macs == profile.macs_exact == 6_912 + 1_280
+    assert profile.size_bytes == profile.parameter_bytes
+    assert profile.macs_per_parameter == pytest.approx(8_192 / 1_397)
+    assert profile.uncounted_layers == ()
+
+
+def test_a_grouped_convolution_costs_its_groups_alone() -> None:
+    # Each of 6 outputs sees 1 of 3 inputs: 6·64·9 = 3,456.
+    profile = profile_model(nn.Conv2d(3, 6, kernel_size=3, padding=1, groups=3), IMAGE)
+    assert profile.macs == profile.macs_exact == 3_456
+
+
+def test_thop_adds_batch_norm_which_the_exact_count_leaves_out() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, kernel_size=1, bias=False), nn.BatchNorm2d(4))
+    profile = profile_model(model, IMAGE)
+    assert profile.macs_exact == 4 * 64 * 3
+    assert profile.macs == 4 * 64 * 3 + 4 * (4 * 64)  # thop: 4 for each element
+    assert profile.buffer_bytes == 4 * 4 + 4 * 4 + 8  # mean, variance, and how many batches
+
+
+# 555,422,720 of convolutions and the linear layer. Batch norm: 5 of 64×32×32, 5 of 128×16×16, 5 of
+# 256×8×8 and 5 of 512×4×4 are 614,400 elements, four each: 2,457,600. Average pool of 512 channels
+# of 4×4: 512·(16 + 1) = 8,704.
+def test_resnet18_by_thop_is_worked_out_by_hand() -> None:
+    resnet18 = pkgutil.resolve_name("greenlab.models.resnet18.resnet18")()
+    profile = profile_model(resnet18, torch.zeros(1, 3, 32, 32))
+    assert profile.macs == 555_422_720 + 2_457_600 + 8_704
+    assert profile.macs_exact == 555_422_720
+    assert profile.buffer_bytes == 38_560
+    assert profile.size_bytes == 4 * 11_173_962 + 38_560
+    assert profile.macs_per_parameter == pytest.approx(557_889_024 / 11_173_962)
+
+
+def test_frozen_parameters_are_not_trainable() -> None:
+    model = two_layers()
+    for parameter in model[3].parameters():
+        parameter.requires_grad = False
+    profile = profile_model(model, IMAGE)
+    assert (profile.parameters, profile.trainable_parameters) == (1_397, 112)
+    assert profile.macs_per_parameter == pytest.approx(8_192 / 112)
+
+
+def test_bytes_follow_the_type_of_the_parameters() -> None:
+    profile = profile_model(two_layers().double(), IMAGE.double())
+    assert profile.parameter_bytes == 8 * 1_397
+
+
+def test_a_layer_without_a_rule_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, kernel_size=1), Scale(), nn.Sigmoid())
+    with caplog.at_level(logging.WARNING, logger="greenlab.model_profile"):
+        profile = profile_model(model, IMAGE)
+    assert profile.uncounted_layers == ("Scale", "Sigmoid")
+    assert "Scale, Sigmoid" in caplog.text
+    assert profile.macs == 4 * 64 * 3
+    assert profile.macs_exact == 4 * 64 * 3 + 4 * 8 * (8 * 8)  # 4·8 rows by an 8×8 matrix
+
+
+def test_layers_that_compute_nothing_are_not_named(caplog: pytest.LogCaptureFixture) -> None:
+    free = [nn.Identity(), nn.Dropout(), nn.Dropout2d(), nn.ReLU(), nn.Flatten()]
+    with caplog.at_level(logging.WARNING, logger="greenlab.model_profile"):
+        profile = profile_model(nn.Sequential(two_layers()[0], nn.Sequential(*free)), IMAGE)
+    assert profile.uncounted_layers == ()
+    assert caplog.text == ""
+
+
+# 64 tokens of 4 features: projections in 64·4·12 and out 64·4·4; scores and their use 2·64·64·4.
+# In evaluation without gradients torch runs attention as one operation that no counter sees.
+def test_attention_is_counted_exactly_and_named() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(4, num_heads=2, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = x.flatten(2).transpose(1, 2)
+            return self.attention(tokens, tokens, tokens, need_weights=False)[0]
+
+    profile = profile_model(Attention(), torch.zeros(1, 4, 8, 8))
+    assert profile.macs_exact == 64 * 4 * 12 + 64 * 4 * 4 + 2 * 64 * 64 * 4
+    assert "MultiheadAttention" in profile.uncounted_layers
+
+
+def test_the_model_is_left_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:
+    model = nn.Sequential(two_layers()[0], nn.BatchNorm2d(4), nn.Dropout()).train()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    random_state = torch.get_rng_state()
+    profile_model(model, torch.ones(1, 3, 8, 8))
+    after = model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[key], before[key]) for key in before)
+    assert all(module.training for module in model.modules())
+    assert all(not module._forward_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 32, 32), (1, 3, 8, 8), (1, 3, 40, 40)])
+def test_a_shape_that_the_model_does_not_take_is_refused(shape: tuple[int, ...]) -> None:
+    lenet = pkgutil.resolve_name("greenlab.models.lenet.lenet")()
+    with pytest.raises(ModelError) as refusal:
+        profile_model(lenet, torch.zeros(shape))
+    message = str(refusal.value)
+    assert str(shape) in message
+    for key in ("dataset.image_size", "dataset.num_channels", "model._target_"):
+        assert key in message
+    assert str(refusal.value.__cause__).splitlines()[0] in message
