@@ -171,7 +171,8 @@ class Dataset:
     _target_: str = MISSING
     """Importable callable: `load(dataset: Dataset, seed: int) -> greenlab.data.Data`."""
     num_samples: int | None = None
-    """Samples per pass, in either phase; null: all there are."""
+    """Samples per pass in either phase, the test split gone over again where it is smaller; null:
+    all there are, the test split `replicate_test` times."""
     num_channels: int = 3
     image_size: int = 32
     """Height of an image in pixels, and its width where image_width is null."""
@@ -256,7 +257,7 @@ def from_omegaconf(composed: DictConfig) -> Config:
     Raises:
         ConfigError: a value is missing, cannot be resolved, or breaks a rule.
     """
-    settings = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    settings = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     return _to_config(settings)
 
 

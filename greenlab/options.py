@@ -7,8 +7,6 @@ is wrapped here. A second piece composes `batch_size=100` where there is no batc
 Importing this module installs both; `greenlab/__init__.py` does, so worker processes have them too.
 """
 
-from typing import Any
-
 from hydra._internal import defaults_list
 from hydra._internal.config_repository import IConfigRepository
 from hydra.core.config_search_path import ConfigSearchPath
@@ -94,12 +92,12 @@ class AnyBatchSizePath(SearchPathPlugin):
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Append it, once."""
-        if not any(entry.provider == "greenlab" for entry in search_path.get_path()):  # type: ignore[attr-defined]
+        if not any(entry.provider == "greenlab" for entry in search_path.get_path()):
             search_path.append("greenlab", f"{AnyBatchSize.scheme()}://")
 
 
 def _install() -> None:
-    defaults_list.Overrides: Any = NumericOverrides  # type: ignore[misc]
+    defaults_list.Overrides = NumericOverrides  # type: ignore[misc]
     plugins = Plugins.instance()
     plugins.register(AnyBatchSize)
     plugins.register(AnyBatchSizePath)

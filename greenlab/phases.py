@@ -59,7 +59,7 @@ def _train(workload: Workload, batches: Batches | Iterator[tuple[Tensor, Tensor]
         workload.optimiser.zero_grad(set_to_none=True)
         scores = workload.model(images)
         loss = functional.cross_entropy(scores, labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         workload.optimiser.step()
         tally.add(loss, scores, labels)
     return tally

@@ -234,7 +234,7 @@ def _connect(uri: str, experiment: str, artifact_location: Path | None) -> Store
 
 def _params(record: Record) -> dict[str, str]:
     chosen, settings = record.cell.choices, record.cell.config
-    params = {
+    params: dict[str, str] = {
         group: chosen[group]
         for group in ("model", "hardware", "batch_size", "phase", "dataset")
         if group in chosen

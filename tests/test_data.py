@@ -216,16 +216,13 @@ def test_num_samples_takes_the_first_of_both_splits() -> None:
     assert (some.mean, some.std) == (whole.mean, whole.std)
 
 
-def test_the_test_split_may_be_gone_over_again_up_to_replicate_test_times() -> None:
-    replicated = Dataset(_target_=DIGITS, image_size=8, num_samples=720, replicate_test=2)
-    loaded = data.load(replicated, seed=0)
+def test_a_test_split_that_is_smaller_is_kept_whole() -> None:
+    loaded = data.load(Dataset(_target_=DIGITS, image_size=8, num_samples=720), seed=0)
     assert (len(loaded.train), len(loaded.test)) == (720, 360)
-    with pytest.raises(DataUnavailableError, match=r"num_samples=721.*has 720 \(360 × "):
-        data.load(replace(replicated, num_samples=721), seed=0)
 
 
 def test_more_samples_than_there_are_is_refused() -> None:
-    wanted = Dataset(_target_=DIGITS, image_size=8, num_samples=1438, replicate_test=9)
+    wanted = Dataset(_target_=DIGITS, image_size=8, num_samples=1438)
     with pytest.raises(DataUnavailableError, match=r"num_samples=1438.*training split has 1437"):
         data.load(wanted, seed=0)
 

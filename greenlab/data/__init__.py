@@ -49,10 +49,10 @@ class Data:
 
 
 def load(dataset: Dataset, seed: int) -> Data:
-    """Load what `dataset` names and take `dataset.num_samples` of each split.
+    """Load what `dataset` names and take the first `dataset.num_samples` of each split.
 
-    The test split may have fewer: `Batches` goes over it again, `dataset.replicate_test` times at
-    most.
+    The test split may have fewer: `Batches` goes over it again, so that a pass of inference is as
+    long as one of training.
 
     Raises:
         ConfigError: the loader cannot be imported, or returns what the configuration does not say.
@@ -61,14 +61,11 @@ def load(dataset: Dataset, seed: int) -> Data:
     data = _checked(_resolve(dataset._target_)(dataset, seed), dataset)
     if (num_samples := dataset.num_samples) is None:
         return data
-    _check_enough("training", num_samples, len(data.train), "")
-    _check_enough(
-        "test",
-        num_samples,
-        len(data.test) * dataset.replicate_test,
-        f" ({len(data.test)} × dataset.replicate_test={dataset.replicate_test}, which may be "
-        "greater)",
-    )
+    if num_samples > len(data.train):
+        raise DataUnavailableError(
+            f"dataset.num_samples={num_samples}, but the training split has {len(data.train)}. Set "
+            f"dataset.num_samples to {len(data.train)} or less, or to null for all there are"
+        )
     return replace(data, train=_first(data.train, num_samples), test=_first(data.test, num_samples))
 
 
@@ -176,14 +173,6 @@ def _resolve(target: str) -> Callable[[Dataset, int], Any]:
             "load(dataset, seed)"
         )
     return loader  # type: ignore[no-any-return]
-
-
-def _check_enough(split: str, wanted: int, available: int, how_counted: str) -> None:
-    if wanted > available:
-        raise DataUnavailableError(
-            f"dataset.num_samples={wanted}, but the {split} split has {available}{how_counted}. "
-            f"Set dataset.num_samples to {available} or less, or to null for all there are"
-        )
 
 
 def _first(split: Split, num_samples: int) -> Split:

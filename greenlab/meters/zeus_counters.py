@@ -132,7 +132,7 @@ def _open_zone(component: str, zone: Path) -> Any:
     except (ZeusRAPLFileInitError, ValueError, OSError) as error:
         raise MeterUnavailableError(f"{zone} cannot be used as a RAPL zone: {error}") from error
     assert hasattr(file, "_wraparound_tracker"), "Zeus's RAPLFile has changed"
-    file._wraparound_tracker = _NoWrapTracker()  # type: ignore[assignment]
+    file._wraparound_tracker = _NoWrapTracker()
     return file
 
 

@@ -1,0 +1,208 @@
+"""What the tests share.
+
+Configurations composed as Hydra would, cells measured on a machine of known watts, the command line
+as a user runs it, and MLflow stores that need no setting up.
+"""
+
+import multiprocessing
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from simulated.machine import HERE as SIMULATED
+from simulated.machine import SimulatedMachine
+
+from greenlab import cell_process, config, record, tracking
+from greenlab.config import Config, Mlflow
+from greenlab.record import Cell, Record
+
+ROOT = Path(__file__).parent.parent
+CONF = ROOT / "conf"
+
+
+def make_config(*overrides: str) -> Config:
+    """Compose and check a configuration."""
+    with initialize_config_dir(str(CONF), version_base=None):
+        return config.from_omegaconf(compose("config", list(overrides)))
+
+
+def make_cell(settings: Config, **changes: object) -> Cell:
+    """A cell that was run alone."""
+    fields: dict[str, object] = {
+        "uid": os.urandom(8).hex(),
+        "signature": config.signature(settings),
+        "choices": {"model": "lenet", "batch_size": "32", "phase": "train", "dataset": "digits"},
+        "overrides": [],
+        "sweep": "",
+        "position": 1,
+        "num_cells": 1,
+        "repetition": 1,
+        "started_at_s": time.time(),
+        "config": config.to_dict(settings),
+    }
+    return Cell(**(fields | changes))  # type: ignore[arg-type]
+
+
+BEACON = (
+    "model._target_=beacon.build",
+    "+model.kwargs.step_s=0.05",
+    "dataset=synthetic",
+    "dataset.num_samples=64",
+    "dataset.image_size=8",
+    "phase=inference",
+    "phase.min_active_s=2",
+    "phase.warmup_batches=1",
+    "idle.settle_s=0.2",
+    "idle.window_s=1",
+)
+"""A cell that works for two seconds by sleeping, and tells the simulated machine when."""
+
+
+def _measure_on(environment: dict[str, str], folder: Path) -> None:
+    os.environ.update(environment)
+    sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
+    runpy.run_path(str(SIMULATED / "sitecustomize" / "sitecustomize.py"))
+    if "pynvml" in sys.modules:  # torch had it before this process was forked
+        import simulated_nvml
+
+        simulated_nvml.install(sys.modules["pynvml"], environment["SIMULATED_NVML"])
+    cell_process.measure_folder(folder)
+
+
+@pytest.fixture
+def measure_on(tmp_path: Path) -> Callable[..., Record]:
+    """Measure a cell on a simulated machine in a fresh process, as a multirun does."""
+
+    def measure(machine: SimulatedMachine, *overrides: str) -> Record:
+        settings = make_config(*BEACON, *overrides)
+        record.write_cell(tmp_path, make_cell(settings))
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(cell_process.PRELOAD)
+        process = context.Process(target=_measure_on, args=(machine.environment(), tmp_path))
+        process.start()
+        process.join()
+        return record.read_record(tmp_path)
+
+    return measure
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh mlflow.db: MLflow takes seconds to make one."""
+    folder = tmp_path_factory.mktemp("store")
+    tracking.open_store(Mlflow(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}"))
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, empty_store: Path) -> Path:
+    """A folder to run greenlab in, its database set up already."""
+    import sqlite3
+
+    folder = tmp_path / "workplace"
+    folder.mkdir()
+    shutil.copy(empty_store, folder / "mlflow.db")
+    with sqlite3.connect(folder / "mlflow.db") as database:  # the copy keeps its own artefacts
+        location = (folder / "mlartifacts" / "greenlab").as_uri()
+        database.execute(
+            "UPDATE experiments SET artifact_location = ? WHERE name = 'greenlab'", [location]
+        )
+    return folder
+
+
+class CommandLine:
+    """`python -m greenlab …` in a folder of its own, as a user types it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {
+            key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")
+        }
+        self.environment["PYTHONPATH"] = str(ROOT)
+
+    def __call__(
+        self, *arguments: str, module: str = "greenlab", timeout_s: float = 150
+    ) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            check=False,
+        )
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Start it and return at once."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "greenlab", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def put_on(self, machine: SimulatedMachine) -> None:
+        """Run on a simulated machine from now on."""
+        simulated = machine.environment()
+        simulated["PYTHONPATH"] = os.pathsep.join([simulated["PYTHONPATH"], str(ROOT)])
+        self.environment |= simulated
+
+    def runs(self, kind: str = "cell") -> list[object]:
+        """MLflow's runs of a kind, oldest first."""
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=f"sqlite:///{self.folder / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("greenlab")
+        return list(
+            client.search_runs(
+                [experiment.experiment_id],
+                f"tags.`greenlab.kind` = '{kind}'",
+                order_by=["attributes.start_time"],
+            )
+        )
+
+    def records(self) -> list[Record]:
+        """The records under this folder, in order of their cells."""
+        folders = [path.parent for path in self.folder.rglob(record.RECORD_FILE)]
+        found = [
+            record.read_record(folder) for folder in folders if "mlartifacts" not in str(folder)
+        ]
+        return sorted(found, key=lambda one: one.cell.position)
+
+
+@pytest.fixture
+def greenlab(workplace: Path) -> CommandLine:
+    return CommandLine(workplace)
+
+
+def greenlab_processes(folder: Path) -> Sequence[str]:
+    """Command lines of the processes whose working directory is `folder`."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdecimal():
+            continue
+        try:
+            if (process / "cwd").resolve() == folder.resolve():
+                state = re.search(r"\) (\w)", (process / "stat").read_text())
+                if state is not None and state[1] != "Z":
+                    found.append((process / "cmdline").read_text().replace("\0", " "))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+def _no_foreign_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes to a tracking server that the developer has set."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

@@ -1,0 +1,223 @@
+"""Whole cells on a machine of known watts, under the real Zeus and the real pynvml.
+
+Truth is the closed form: power above idle, times the length of the passes, both stated by the
+simulated machine. Faults that leave a truth must not move it; the others must be named.
+"""
+
+from collections.abc import Callable
+
+import pytest
+from simulated.machine import (
+    Gpu,
+    SimulatedMachine,
+    Zone,
+    client_with_psys,
+    mirrored_dies,
+    two_sockets,
+    workstation,
+)
+
+from greenlab.record import Record, metrics
+
+Measure = Callable[..., Record]
+WITHIN = 0.01
+
+
+def provenance(record: Record) -> dict[str, str]:
+    assert record.measurement is not None
+    return {source.component: source.provenance for source in record.measurement.sources}
+
+
+def codes(record: Record) -> set[str]:
+    return {doubt.code for doubt in record.doubts}
+
+
+def assert_net(
+    record: Record, component: str, watts_above_idle: float, rel: float = WITHIN
+) -> None:
+    assert record.measurement is not None, record.failure
+    active_s = record.measurement.active.duration_s
+    net_j = metrics(record)[f"energy/net_{component}_j"]
+    assert net_j == pytest.approx(watts_above_idle * active_s, rel=rel)
+
+
+def package(**changes: object) -> Zone:
+    return Zone("package-0", idle_w=20, active_w=60, **changes)  # type: ignore[arg-type]
+
+
+def test_every_component_is_within_one_percent_of_the_closed_form(measure_on: Measure) -> None:
+    with workstation() as machine:
+        record = measure_on(machine, "phase.min_active_s=5")
+        window = record.measurement and record.measurement.active
+    assert window is not None
+    assert window.duration_s >= 5
+    assert_net(record, "cpu", 60 - 20)
+    assert_net(record, "dram", 5 - 3)
+    assert_net(record, "gpu", 300 - 70)
+    values = metrics(record)
+    assert values["energy/net_j"] == pytest.approx((40 + 2 + 230) * window.duration_s, rel=WITHIN)
+    assert values["power/idle_gpu_w"] == pytest.approx(70, rel=WITHIN)
+    assert values["power/idle_cpu_w"] == pytest.approx(20, rel=WITHIN)
+    assert provenance(record) == {
+        "gpu": "measured:nvml",
+        "cpu": "measured:rapl",
+        "dram": "measured:rapl",
+    }
+    # The window's own stamps, held against the machine's log of what it drew between them.
+    truth_j = machine.true_energy_j(
+        "package-0", window.started_at_s, window.started_at_s + window.duration_s
+    )
+    assert window.energy_j["cpu"] == pytest.approx(truth_j, rel=0.005)
+
+
+def test_a_wrap_inside_the_window_costs_nothing(measure_on: Measure) -> None:
+    # 50 J short of the end of its range: idles through 30 J at most before the passes begin.
+    zone = package(start_uj=65_532_610_987 - 50_000_000, max_energy_range_uj=65_532_610_987)
+    with SimulatedMachine(zones=[zone]) as machine:
+        record = measure_on(machine)
+    assert_net(record, "cpu", 40)
+    assert record.measurement is not None
+    assert [counter.num_wraps for counter in record.measurement.counters] == [1]
+
+
+def test_a_range_smaller_than_the_run_wraps_many_times(measure_on: Measure) -> None:
+    with SimulatedMachine(zones=[package(max_energy_range_uj=30_000_000)]) as machine:
+        record = measure_on(machine)
+    assert_net(record, "cpu", 40)
+    assert record.measurement is not None
+    assert record.measurement.counters[0].num_wraps >= 4  # 120 J and more at 30 J each
+    assert not codes(record) & {"counter_reset", "wrap_missed"}
+
+
+def test_psys_is_never_counted(measure_on: Measure) -> None:
+    with client_with_psys() as machine:
+        record = measure_on(machine)
+    assert_net(record, "cpu", 25 - 5)
+
+
+def test_mirrored_dies_are_counted_once(measure_on: Measure) -> None:
+    with mirrored_dies() as machine:
+        record = measure_on(machine)
+    assert_net(record, "cpu", 40)
+
+
+def test_two_sockets_add_up_and_are_told_apart(measure_on: Measure) -> None:
+    with two_sockets() as machine:
+        record = measure_on(machine)
+    assert_net(record, "cpu", 2 * 40)
+    assert_net(record, "dram", 2 * 2)
+    assert_net(record, "cpu0", 40)
+    assert_net(record, "cpu1", 40)
+
+
+def test_a_missing_dram_zone_is_absent_and_not_zero(measure_on: Measure) -> None:
+    with SimulatedMachine(zones=[package()]) as machine:
+        record = measure_on(machine)
+    assert provenance(record) == {"gpu": "absent", "cpu": "measured:rapl", "dram": "absent"}
+    assert not [name for name in metrics(record) if "dram_j" in name]
+    assert record.measurement is not None
+    assert record.measurement.coverage == "cpu"
+    assert_net(record, "cpu", 40)
+
+
+def test_an_unreadable_dram_zone_leaves_the_package_measured(measure_on: Measure) -> None:
+    dram = Zone("dram", idle_w=3, active_w=5, readable=False)
+    with SimulatedMachine(zones=[package(children=(dram,))]) as machine:
+        record = measure_on(machine)
+    assert provenance(record)["cpu"] == "measured:rapl"
+    assert provenance(record)["dram"] == "absent"
+    assert record.measurement is not None
+    assert "not readable" in record.measurement.sources[2].reason
+
+
+def test_unreadable_packages_are_modelled_and_say_so(measure_on: Measure) -> None:
+    with SimulatedMachine(zones=[package(readable=False)]) as machine:
+        record = measure_on(machine)
+    assert provenance(record)["cpu"] == "modelled:tdp"
+    assert "modelled_cpu" in codes(record)
+    [doubt] = [doubt for doubt in record.doubts if doubt.code == "modelled_cpu"]
+    assert "sudo chmod a+r" in doubt.message
+
+
+def test_rapl_asked_for_and_unreadable_is_refused(measure_on: Measure) -> None:
+    with SimulatedMachine(zones=[package(readable=False)]) as machine:
+        record = measure_on(machine, "hardware.energy_sources.cpu=rapl")
+    assert record.status == "FAILED"
+    assert record.failure is not None
+    assert record.failure.kind == "MeterUnavailableError"
+    assert "hardware.energy_sources.cpu=rapl" in record.failure.message
+    assert "tdp_model" in record.failure.message
+
+
+def test_a_counter_that_is_reset_makes_the_cell_invalid(measure_on: Measure) -> None:
+    zone = package(start_uj=9_000_000_000, reset_at_active_s=1.0)
+    with SimulatedMachine(zones=[zone]) as machine:
+        record = measure_on(machine)
+    assert record.verdict == "INVALID"
+    assert "counter_reset" in codes(record)
+
+
+def test_a_counter_that_sticks_makes_the_cell_invalid(measure_on: Measure) -> None:
+    with SimulatedMachine(zones=[package(stuck_at_active_s=0.5)]) as machine:
+        record = measure_on(machine)
+    assert record.verdict == "INVALID"
+    assert "counter_stuck" in codes(record)
+
+
+def test_a_zone_that_disappears_fails_the_cell_with_its_name(measure_on: Measure) -> None:
+    with SimulatedMachine(zones=[package(removed_at_active_s=0.5)]) as machine:
+        record = measure_on(machine)
+    assert record.status == "FAILED"
+    assert record.failure is not None
+    assert record.failure.kind == "MeterReadError"
+    assert "package-0" in record.failure.message
+
+
+def test_two_gpus_are_summed_and_told_apart(measure_on: Measure) -> None:
+    gpus = [Gpu(idle_w=70, active_w=300), Gpu(idle_w=50, active_w=150)]
+    with SimulatedMachine(zones=[package()], gpus=gpus) as machine:
+        record = measure_on(machine)
+    assert_net(record, "gpu", 230 + 100)
+    assert_net(record, "gpu0", 230)
+    assert_net(record, "gpu1", 100)
+
+
+def test_a_gpu_without_an_energy_counter_is_integrated_from_its_power(measure_on: Measure) -> None:
+    gpu = Gpu(idle_w=70, active_w=300, has_energy_counter=False)
+    with SimulatedMachine(zones=[package()], gpus=[gpu]) as machine:
+        record = measure_on(machine)
+    assert provenance(record)["gpu"] == "measured:nvml_power"
+    assert "polled_power" in codes(record)
+    assert_net(record, "gpu", 230, rel=0.02)  # one reading in 0.1 s, of a window of 2 s
+
+
+def test_an_energy_counter_that_ticks_slowly_is_off_by_a_tick_at_most(measure_on: Measure) -> None:
+    gpu = Gpu(idle_w=70, active_w=300, counter_tick_s=0.1)
+    with SimulatedMachine(zones=[package()], gpus=[gpu]) as machine:
+        record = measure_on(machine)
+    assert record.measurement is not None
+    active_s = record.measurement.active.duration_s
+    # A tick of 0.1 s holds 30 J; idle power is off by a tick of 7 J over 1 s, twice.
+    tolerance_j = 30 + 7 * active_s
+    assert metrics(record)["energy/net_gpu_j"] == pytest.approx(230 * active_s, abs=tolerance_j)
+
+
+def test_an_idle_that_drifts_is_averaged_over_both_windows_and_doubted(measure_on: Measure) -> None:
+    # 40 W at the start, 2 W more each second, working or not: idle before and after differ, and
+    # their mean is what idle would have been in the middle of the passes.
+    zone = Zone("package-0", idle_w=40, active_w=80, idle_drift_w_per_s=2)
+    with SimulatedMachine(zones=[zone]) as machine:
+        record = measure_on(machine)
+    assert_net(record, "cpu", 40, rel=0.02)
+    assert "idle_drift_cpu" in codes(record)
+
+
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_a_gpu_that_cuda_may_not_see_is_absent(
+    measure_on: Measure, monkeypatch: pytest.MonkeyPatch, visible: str
+) -> None:
+    with SimulatedMachine(zones=[package()], gpus=[Gpu(idle_w=70, active_w=300)]) as machine:
+        environment = machine.environment() | {"CUDA_VISIBLE_DEVICES": visible}
+        monkeypatch.setattr(machine, "environment", lambda: environment)
+        record = measure_on(machine, "phase.min_active_s=0")
+    assert provenance(record)["gpu"] == "absent"

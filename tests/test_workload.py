@@ -1,0 +1,126 @@
+"""Devices, models and loops: what is refused, what repeats itself, what warm-up leaves behind."""
+
+import math
+
+import pytest
+import torch
+from conftest import make_config
+from torch import nn
+
+from greenlab import phases, workload
+from greenlab.config import Device, Model
+from greenlab.errors import HardwareMismatchError, ModelError
+from greenlab.workload import Workload, build_model, build_workload, check_output
+
+CPU = torch.device("cpu")
+TINY = ("dataset.num_samples=96", "batch_size=32", "phase.learning_rate=0.05")
+
+
+def build(*overrides: str) -> Workload:
+    return build_workload(make_config(*TINY, *overrides), CPU)
+
+
+def train_curve(epochs: int, *overrides: str) -> list[tuple[float, float]]:
+    running = build(f"phase.epochs={epochs}", *overrides)
+    phases.warm_up(running)
+    outcomes = [phases.train_one_epoch(running).outcome() for _ in range(epochs)]
+    return [(outcome.loss, outcome.accuracy) for outcome in outcomes]
+
+
+def test_the_same_seed_gives_the_same_loss_curve() -> None:
+    assert train_curve(3) == train_curve(3)
+
+
+def test_another_seed_gives_another_curve() -> None:
+    assert train_curve(1) != train_curve(1, "seed=1")
+
+
+def test_warming_up_leaves_no_trace_in_what_is_learnt() -> None:
+    assert train_curve(2, "phase.warmup_batches=0") == train_curve(2, "phase.warmup_batches=7")
+
+
+def test_warming_up_inference_leaves_the_weights_alone() -> None:
+    running = build("phase=inference")
+    before = {name: value.clone() for name, value in running.model.state_dict().items()}
+    phases.warm_up(running)
+    assert all(
+        torch.equal(before[name], value) for name, value in running.model.state_dict().items()
+    )
+
+
+def test_training_learns_the_digits() -> None:
+    running = build("dataset.num_samples=1437", "phase.epochs=6")
+    for _ in range(6):
+        phases.train_one_epoch(running)
+    assert phases.evaluate(running).accuracy > 0.7  # chance is 0.1
+
+
+def test_a_pass_counts_every_sample_once_and_its_loss_is_their_mean() -> None:
+    running = build("dataset.num_samples=80", "phase=inference", "phase.min_active_s=0")
+    outcome = phases.infer_samples(running).outcome()
+    assert (outcome.num_samples, outcome.num_batches) == (80, 3)
+    with torch.inference_mode():
+        images, labels = map(torch.cat, zip(*running.test, strict=True))
+        scores = running.model.eval()(images)
+    assert outcome.loss == pytest.approx(
+        float(nn.functional.cross_entropy(scores, labels)), rel=1e-5
+    )
+    assert outcome.accuracy == pytest.approx(float((scores.argmax(1) == labels).float().mean()))
+
+
+def test_inference_goes_round_until_enough_time_has_passed() -> None:
+    running = build("phase=inference", "phase.min_active_s=0.3")
+    tally = phases.infer_samples(running)
+    assert tally.num_samples > 96
+    assert tally.num_samples % 96 == 0
+
+
+def test_the_learning_rate_follows_a_cosine_to_zero() -> None:
+    running = build("phase.epochs=4")
+    rates = []
+    for _ in range(4):
+        rates.append(running.optimiser.param_groups[0]["lr"])
+        phases.train_one_epoch(running)
+    wanted = [0.05 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)]
+    assert rates == pytest.approx(wanted)
+
+
+def test_cuda_asked_for_and_absent_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(HardwareMismatchError, match=r"hardware\.device=cuda.*hardware\.device=cpu"):
+        workload.choose_device(Device.cuda)
+    assert workload.choose_device(Device.auto) == CPU
+
+
+@pytest.mark.parametrize(
+    ("target", "kwargs", "problem"),
+    [
+        ("nowhere.to_be_found", {}, "cannot be imported"),
+        ("greenlab.models.lenet.no_such", {}, "cannot be imported"),
+        ("greenlab.models.lenet.lenet", {"depth": 3}, "depth"),
+        ("builtins.dict", {}, "returned a dict"),
+    ],
+)
+def test_a_builder_that_fails_is_refused_by_name(
+    target: str, kwargs: dict[str, object], problem: str
+) -> None:
+    with pytest.raises(ModelError, match=problem) as refusal:
+        build_model(Model(_target_=target, kwargs=kwargs), num_classes=10)
+    assert f"model._target_={target}" in str(refusal.value)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 32, 32), (1, 3, 8, 8), (1, 3, 40, 40)])
+def test_a_shape_that_the_model_does_not_take_is_refused(shape: tuple[int, ...]) -> None:
+    settings = make_config()
+    lenet = build_model(settings.model, num_classes=10)
+    with pytest.raises(ModelError) as refusal:
+        check_output(lenet, torch.zeros(shape), settings)
+    message = str(refusal.value)
+    for part in (str(shape), "dataset.image_size", "dataset.num_channels", "model._target_"):
+        assert part in message
+
+
+def test_a_model_with_other_classes_than_the_data_is_refused() -> None:
+    settings = make_config("+model.kwargs.num_classes=7")
+    with pytest.raises(ModelError, match=r"gives \(1, 7\).*\(1, 10\).*dataset\.num_classes"):
+        build_workload(settings, CPU)
