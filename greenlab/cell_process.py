@@ -89,32 +89,36 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
     from greenlab.meters import choose_sources
     from greenlab.workload import build_model, check_output
 
+    images: dict[str, Any] = {}
+
+    def check_hardware(config: Config) -> None:
+        place = preflight(config)
+        choose_sources(config.hardware, uses_cuda=place.device.type == "cuda")
+
+    def check_data(config: Config) -> None:
+        loaded = data.load(config.dataset, config.seed)
+        images[repr(config.dataset)] = loaded.test.images[:1].float() / 255
+
+    def check_model(config: Config) -> None:
+        image = images.get(repr(config.dataset))
+        if image is not None:  # else its absence is a problem already
+            check_output(build_model(config.model, config.dataset.num_classes), image, config)
+
     problems: list[str] = []
     checked: set[str] = set()
-
-    def is_new(*parts: object) -> bool:
-        key = repr(parts)
-        return key not in checked and not checked.add(key)  # type: ignore[func-returns-value]
-
-    def check(config: Config) -> None:
-        if is_new("hardware", config.hardware):
-            place = preflight(config)
-            choose_sources(config.hardware, uses_cuda=place.device.type == "cuda")
-        if is_new("dataset", config.dataset, config.seed):
-            loaded = data.load(config.dataset, config.seed)
-            images[repr((config.dataset, config.seed))] = loaded.test.images[:1]
-        if is_new("model", config.model, config.dataset):
-            image = images.get(repr((config.dataset, config.seed)))
-            if image is not None:
-                model = build_model(config.model, config.dataset.num_classes)
-                check_output(model, image.float() / 255, config)
-
-    images: dict[str, Any] = {}
     for config in map(from_dict, settings):
-        try:
-            check(config)
-        except GreenlabError as error:
-            problems.append(str(error))
+        for check, part in (
+            (check_hardware, config.hardware),
+            (check_data, (config.dataset, config.seed)),
+            (check_model, (config.model, config.dataset)),
+        ):
+            if (key := f"{check.__name__} {part}") in checked:
+                continue
+            checked.add(key)
+            try:
+                check(config)
+            except GreenlabError as error:
+                problems.append(str(error))
     answer.write_text(json.dumps(problems))
 
 

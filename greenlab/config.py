@@ -258,7 +258,7 @@ def from_omegaconf(composed: DictConfig) -> Config:
         ConfigError: a value is missing, cannot be resolved, or breaks a rule.
     """
     settings = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    return _to_config(settings)
+    return _to_config(OmegaConf.to_container(settings))  # plain: a `+key` of no field is refused
 
 
 def _to_config(settings: Any) -> Config:

@@ -14,6 +14,7 @@ import torch
 
 from greenlab import quality, sampler
 from greenlab.config import Config
+from greenlab.energy import EnergyWindow
 from greenlab.environment import check_hardware, describe_environment
 from greenlab.idle import measure_idle
 from greenlab.meters import Meter, open_meter
@@ -82,6 +83,7 @@ def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Mea
     warm_up(workload)
     with Sampler(meter, config.sampler.period_s, open_probes(meter.sources)) as trace:
         idle_before = measure_idle(meter, config.idle, workload.synchronise)
+        logger.info("idle before: %s", describe_energy(idle_before))
         passes = []
         for number in range(1, phase.num_passes(workload) + 1):
             workload.synchronise()
@@ -91,8 +93,9 @@ def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Mea
             window = meter.end()
             passes.append(Pass(window=window, outcome=tally.outcome()))
             trace.check()
-            logger.info("pass %d: %s", number, describe(passes[-1]))
+            logger.info("pass %d: %s", number, describe_pass(passes[-1]))
         idle_after = measure_idle(meter, config.idle, workload.synchronise)
+        logger.info("idle after: %s", describe_energy(idle_after))
         trace.check()
     columns = trace.columns()
     write_trace(folder / TRACE_FILE, columns)
@@ -111,11 +114,16 @@ def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Mea
     )
 
 
-def describe(one: Pass) -> str:
-    """A line for the log."""
-    joules = ", ".join(f"{c} {j:.2f} J" for c, j in one.window.energy_j.items())
+def describe_energy(window: EnergyWindow) -> str:
+    """A window for the log."""
+    joules = ", ".join(f"{component} {j:.2f} J" for component, j in window.energy_j.items())
+    return f"{window.duration_s:.3f} s, gross {joules or 'not metered'}"
+
+
+def describe_pass(one: Pass) -> str:
+    """A pass for the log."""
     done = one.outcome
     return (
-        f"{one.window.duration_s:.3f} s, gross {joules or 'not metered'}; {done.num_samples} "
-        f"samples, loss {done.loss:.4f}, accuracy {done.accuracy:.4f}"
+        f"{describe_energy(one.window)}; {done.num_samples} samples, loss {done.loss:.4f}, "
+        f"accuracy {done.accuracy:.4f}"
     )

@@ -35,6 +35,8 @@ class NumericOverrides(defaults_list.Overrides):
                     f"{override.input_line}: {override.key_or_group} is a group; choose one of "
                     f"{', '.join(repo.get_group_options(override.key_or_group))}"
                 )
+        # Hydra puts --config-dir behind AnyBatchSize: the user's own YAML is to come first.
+        repo.get_sources().sort(key=lambda s: (s.provider == "schema", isinstance(s, AnyBatchSize)))
         super().__init__(repo, overrides_list)
 
 

@@ -59,8 +59,10 @@ def run(composed: DictConfig) -> float:
     """
     config = configuration.from_omegaconf(composed)
     folder = Path(HydraConfig.get().runtime.output_dir).resolve()
-    record = measure_in_own_process(_describe_cell(config), folder)
-    landed = land(folder, config)
+    try:
+        record = measure_in_own_process(_describe_cell(config), folder)
+    finally:  # also when it was stopped: there is a record of that too
+        landed = land(folder, config)
     alone = HydraConfig.get().mode is RunMode.RUN
     report(record, alone=alone)
     if alone:

@@ -144,12 +144,15 @@ def _utilisation(columns: Columns, windows: Sequence[EnergyWindow]) -> dict[str,
     inside = np.zeros(len(columns[TIME]), dtype=bool)
     for window in windows:
         edges_s = (window.started_at_s, window.started_at_s + window.duration_s)
-        inside[slice(*np.searchsorted(columns[TIME], edges_s))] = True
+        first, after = np.searchsorted(columns[TIME], edges_s)
+        # A sample stands for the time since the one before: where a window is shorter than the
+        # sampler's period, that is the first sample after it.
+        inside[first : max(after, first + 1)] = True
     means: dict[str, float] = {}
     for metric, pattern in UTILISATION.items():
         found = [values[inside] for name, values in columns.items() if re.fullmatch(pattern, name)]
         values = np.concatenate([[], *found])
         values = values[~np.isnan(values)]
-        if len(values):  # a window shorter than the sampler's period may hold no sample: no number
+        if len(values):
             means[metric] = float(values.mean())
     return means

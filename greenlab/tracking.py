@@ -51,7 +51,7 @@ def default_uri() -> str:
 
 def without_password(text: str | None) -> str | None:
     """Blank out a password in a URL."""
-    return text and re.sub(r"(?<=://)([^/\s:@]+):([^/\s@]+)@", r"\1:***@", text)
+    return text and re.sub(r"(?<=://)([^/\s:@]*):([^\s@]+)@", r"\1:***@", text)
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -81,8 +81,8 @@ class Store:
         for name in _ARTEFACTS:
             if (folder / name).exists():
                 self.client.log_artifact(run_id, str(folder / name))
-        self.client.set_tag(run_id, "greenlab.sync", "complete")
         self.client.set_terminated(run_id, record.status, end_time=ended_ms)
+        self.client.set_tag(run_id, "greenlab.sync", "complete")
         return run_id
 
     def _run_of(self, record: Record) -> str:
@@ -168,7 +168,7 @@ def open_store(settings: Mlflow) -> Store:
         _check_reachable(uri)
         return _connect(uri, settings.experiment, artifact_location=None)
     except Exception as error:  # MLflow, SQLAlchemy, sockets and files each raise their own
-        reason = str(error).strip().splitlines()[0]
+        reason = without_password(str(error).strip().splitlines()[0])
         raise StoreUnavailableError(
             f"mlflow.tracking_uri={without_password(uri)} cannot be opened: {reason}. Start the "
             "server or name another store (mlflow.tracking_uri=sqlite:////absolute/path/mlflow.db)"
@@ -194,7 +194,7 @@ def _open_sqlite(path: Path, experiment: str) -> Store:
 
 def _check_reachable(uri: str) -> None:
     """Fail within seconds where MLflow and its database driver would try for minutes."""
-    parts = urlsplit(uri)
+    parts = urlsplit(str(without_password(uri)))  # errors quote what they cannot parse
     ports = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
     port = parts.port or ports.get(parts.scheme.partition("+")[0])
     if parts.hostname and port:
@@ -308,8 +308,9 @@ def _series(record: Record, trace: Path) -> list[Any]:
         columns = [f"{part}_power_w" for part in source.parts]
         if not columns or table.num_rows == 0:
             continue
-        watts = np.nansum([table[name].to_numpy() for name in columns], axis=0)
-        chunks = np.array_split(np.arange(len(watts)), min(MAX_SERIES_POINTS, len(watts)))
+        watts = np.sum([table[name].to_numpy() for name in columns], axis=0)
+        known = np.flatnonzero(~np.isnan(watts))  # the first sample has no power yet
+        chunks = np.array_split(known, MAX_SERIES_POINTS)
         time_s = table["time_s"].to_numpy()
         points += [
             Metric(
@@ -319,6 +320,7 @@ def _series(record: Record, trace: Path) -> list[Any]:
                 step,
             )
             for step, rows in enumerate(chunks)
+            if len(rows)
         ]
     return points
 

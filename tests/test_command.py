@@ -1,0 +1,230 @@
+"""The command line from outside: `python -m greenlab …` as a subprocess, then MLflow read back."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from conftest import CommandLine
+from simulated.machine import HERE as SIMULATED
+from simulated.machine import workstation
+
+QUICK = (
+    "dataset=synthetic",
+    "dataset.num_samples=64",
+    "phase.warmup_batches=1",
+    "phase.min_active_s=0.2",
+    "idle.settle_s=0",
+    "idle.window_s=0.3",
+)
+EVERY_CELL_HAS = [
+    "energy/net_j",
+    "energy/gross_j",
+    "energy/idle_j",
+    "energy/net_paper_j",
+    "energy/net_per_sample_j",
+    "energy/net_cpu_j",
+    "energy/gross_cpu_j",
+    "power/mean_cpu_w",
+    "power/idle_cpu_w",
+    "power/mean_w",
+    "time/active_s",
+    "time/idle_before_s",
+    "time/idle_after_s",
+    "time/samples_per_s",
+    "utilisation/cpu_percent",
+    "utilisation/dram_percent",
+    "model/parameters",
+    "model/trainable_parameters",
+    "model/parameter_bytes",
+    "model/buffer_bytes",
+    "model/size_bytes",
+    "model/macs",
+    "model/macs_exact",
+    "model/macs_per_parameter",
+    "task/loss",
+    "task/accuracy",
+    "work/samples",
+    "epoch/net_j",
+    "epoch/gross_j",
+    "epoch/active_s",
+    "epoch/loss",
+    "epoch/accuracy",
+]
+
+
+def test_a_cell_on_a_workstation_lands_in_mlflow_within_one_percent(greenlab: CommandLine) -> None:
+    with workstation() as machine:
+        greenlab.put_on(machine)
+        result = greenlab(
+            "--config-dir",
+            str(SIMULATED / "conf"),
+            "model=beacon",
+            "model.kwargs.step_s=0.05",
+            "dataset=synthetic",
+            "dataset.num_samples=64",
+            "phase=inference",
+            "phase.min_active_s=5",
+            "idle.settle_s=0.3",
+            "idle.window_s=2",
+        )
+    assert result.returncode == 0, result.stdout + result.stderr
+    [run] = greenlab.runs()
+    metrics, tags = run.data.metrics, run.data.tags
+    active_s = metrics["time/active_s"]
+    assert active_s >= 5
+    # The workstation draws 60, 5 and 300 W when it works; 20, 3 and 70 W when it does not.
+    for component, above_idle_w in (("cpu", 60 - 20), ("dram", 5 - 3), ("gpu", 300 - 70)):
+        net_j = metrics[f"energy/net_{component}_j"]
+        assert net_j == pytest.approx(above_idle_w * active_s, rel=0.01), component
+    assert metrics["power/mean_gpu_w"] == pytest.approx(300, rel=0.01)
+    assert tags["energy_source.gpu"] == "measured:nvml"
+    assert tags["energy_source.cpu"] == tags["energy_source.dram"] == "measured:rapl"
+    assert tags["greenlab.coverage"] == "gpu+cpu+dram"
+    assert run.info.status == "FINISHED"
+
+
+BROKEN_MODEL = """
+from torch import nn
+
+
+class Broken(nn.Linear):
+    def forward(self, images):
+        if self.training:
+            raise RuntimeError("planted: this model does not train")
+        return super().forward(images.flatten(1))
+
+
+def build(num_classes):
+    return Broken(3 * 32 * 32, num_classes)
+"""
+
+
+def test_a_grid_outlives_a_cell_that_fails(greenlab: CommandLine) -> None:
+    (greenlab.folder / "my_models.py").write_text(BROKEN_MODEL)
+    options = greenlab.folder / "my_conf" / "model"
+    options.mkdir(parents=True)
+    (options / "broken.yaml").write_text("_target_: my_models.build\n")
+    result = greenlab(
+        "--config-dir", "my_conf", "-m", "model=lenet,broken", "phase=train,inference",
+        "batch_size=16", "phase.epochs=2", *QUICK,
+    )  # fmt: skip
+    printed = result.stdout + result.stderr
+    assert result.returncode == 1, printed
+    assert "3 of 4 cells finished" in printed
+    assert "planted: this model does not train" in printed
+    assert "4/4" in printed
+    assert "Traceback" not in printed
+    cells = greenlab.runs()
+    assert [run.info.status for run in cells] == ["FINISHED", "FINISHED", "FAILED", "FINISHED"]
+    assert "planted" in cells[2].data.tags["greenlab.failure"]
+    assert len({run.data.tags["greenlab.sweep"] for run in cells}) == 1
+    assert not any("mlflow.parentRunId" in run.data.tags for run in cells)
+    assert [run.data.params["model"] for run in cells] == ["lenet", "lenet", "broken", "broken"]
+    for run in cells[:2]:
+        assert set(EVERY_CELL_HAS) <= run.data.metrics.keys()
+        assert all(math.isfinite(value) for value in run.data.metrics.values())
+        assert run.data.tags["energy_source.cpu"] in ("modelled:tdp", "measured:rapl")
+    [sweep] = greenlab.runs("sweep")
+    assert sweep.info.status == "FAILED"
+    assert sweep.data.metrics["cells/finished"] == 3
+    folders = sorted(path.parent.name for path in greenlab.folder.glob("multirun/*/*/*/cell.json"))
+    assert folders == [
+        "broken-16-inference-3", "broken-16-train-2", "lenet-16-inference-1", "lenet-16-train-0",
+    ]  # fmt: skip
+
+
+def test_what_cannot_run_is_refused_before_the_first_cell(greenlab: CommandLine) -> None:
+    greenlab.environment |= {
+        "https_proxy": "http://127.0.0.1:9",  # nobody answers there
+        "http_proxy": "http://127.0.0.1:9",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    result = greenlab("-m", "hardware=hc2,cuda", "dataset=cifar10,digits", "dataset.folder=images")
+    printed = result.stdout + result.stderr
+    assert result.returncode == 1
+    assert "Traceback" not in printed
+    assert "hardware.cpu_name is 'i9-11900KF'" in printed or "hardware.device=cuda" in printed
+    assert "hardware.device=cpu" in printed or "hardware.strict=false" in printed
+    for part in ("cifar-10-python.tar.gz", str(greenlab.folder / "images"), "dataset=digits"):
+        assert part in printed
+    assert not greenlab.runs()
+    assert not greenlab.runs("sweep")
+    assert not greenlab.records()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["model=nope"], ["model/nope", "lenet", "vgg16"]),
+        (["-m", "batch_size=32,0"], ["batch_size=0", "1 or more"]),
+        (["phase.epoch=3"], ["phase.epoch", "Phase"]),
+        (["-m", "model=lenet", "phase.epochs=0,1"], ["phase.epochs is 0"]),
+        (["-m", "model=glob(zzz*)"], ["model=glob(zzz*)", "no cell matches", "--help"]),
+        (["mlflow.tracking_uri=http://me:hush@127.0.0.1:9"], ["mlflow.tracking_uri", "refused"]),
+        (["-m", "hydra.sweep.dir=/proc/nowhere"], ["hydra.sweep.dir=/proc/nowhere", "/greenlab"]),
+        (["hydra.run.dir=/proc/nowhere"], ["hydra.run.dir=/proc/nowhere"]),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else str(value),
+)
+def test_bad_input_is_refused_with_one_clear_message(
+    greenlab: CommandLine, arguments: list[str], parts: list[str]
+) -> None:
+    result = greenlab(*arguments)
+    printed = result.stdout + result.stderr
+    assert result.returncode == 1
+    assert "Traceback" not in printed
+    assert "hush" not in printed
+    for part in parts:
+        assert part in printed
+    assert not greenlab.records()
+
+
+def test_help_lists_the_live_options_and_examples(greenlab: CommandLine) -> None:
+    printed = greenlab("--help").stdout
+    for part in (
+        "model: lenet, mobilenet_v2, resnet18, vgg16",
+        "phase: inference, train",
+        "dataset: cifar10, digits, synthetic",
+        "hardware: auto, cpu, cuda, hc1, hc2, hc3",
+        "python -m greenlab model=resnet18 batch_size=64",
+        "python -m greenlab -m 'model=glob(*)' batch_size=32,64,128",
+        "python -m greenlab experiment=demo",
+    ):
+        assert part in printed
+
+
+def test_doctor_says_what_is_modelled_and_why(greenlab: CommandLine, tmp_path: Path) -> None:
+    greenlab.environment["GREENLAB_POWERCAP_ROOT"] = str(tmp_path / "none")
+    result = greenlab(module="greenlab.doctor")
+    assert result.returncode == 3
+    for part in ("modelled:tdp", "no RAPL", "hardware.cpu_tdp_w", "mlflow.db"):
+        assert part in result.stdout
+
+
+def test_doctor_is_content_with_a_metered_machine(greenlab: CommandLine) -> None:
+    with workstation() as machine:
+        greenlab.put_on(machine)
+        result = greenlab(module="greenlab.doctor")
+    assert result.returncode == 0
+    assert result.stdout.count("measured:") == 3
+
+
+def test_what_mlflow_missed_is_landed_by_sync(greenlab: CommandLine) -> None:
+    elsewhere = greenlab.folder / "elsewhere.db"
+    result = greenlab(*QUICK, "mlflow.tracking_uri=sqlite:///mlflow.db")
+    assert result.returncode == 0, result.stdout + result.stderr
+    # The record names its store; another one can be given, and landing twice changes nothing.
+    for _ in range(2):
+        result = greenlab(
+            "outputs", "--tracking-uri", f"sqlite:///{elsewhere}", module="greenlab.sync"
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert "FINISHED" in result.stdout
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{elsewhere}")
+    [landed] = client.search_runs([client.get_experiment_by_name("greenlab").experiment_id])
+    [original] = greenlab.runs()
+    assert landed.data.metrics == original.data.metrics
+    assert json.dumps(landed.data.params) == json.dumps(original.data.params)

@@ -1,0 +1,87 @@
+"""What is left when processes die: none of greenlab's, and no cell without an account of itself."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import psutil
+import pytest
+from conftest import CommandLine, greenlab_processes
+from test_command import QUICK
+
+LONG = (*QUICK, "phase=inference", "phase.min_active_s=60")
+"""A cell that is still running when the test has killed what it wants."""
+WITHIN_S = 90.0
+
+
+T = TypeVar("T")
+
+
+def wait_for(look: Callable[[], T | None], what: str) -> T:  # Python 3.11
+    deadline = time.monotonic() + WITHIN_S
+    while time.monotonic() < deadline:
+        if (found := look()) is not None:
+            return found
+        time.sleep(0.05)
+    raise TimeoutError(what)
+
+
+def measuring_process(greenlab: CommandLine, main: int, cell: int) -> psutil.Process:
+    """The process that is in the passes of the sweep's cell of that number (0 is the first)."""
+
+    def look() -> psutil.Process | None:
+        logs = greenlab.folder.glob(f"multirun/*/*/*-{cell}/greenlab.log")
+        if not any("idle before" in log.read_text() for log in logs):
+            return None
+        leaders = [
+            process
+            for process in psutil.Process(main).children(recursive=True)
+            if os.getsid(process.pid) == process.pid
+        ]
+        return leaders[-1] if leaders else None
+
+    return wait_for(look, f"cell {cell} to be measured")
+
+
+def assert_nothing_left(greenlab: CommandLine) -> None:
+    wait_until = time.monotonic() + 5
+    while time.monotonic() < wait_until and greenlab_processes(greenlab.folder):
+        time.sleep(0.1)
+    assert not greenlab_processes(greenlab.folder)
+
+
+def test_the_grid_goes_on_without_a_killed_cell_and_nothing_outlives_the_sweep(
+    greenlab: CommandLine,
+) -> None:
+    with greenlab.start("-m", "batch_size=16,32", *LONG) as main:
+        measuring_process(greenlab, main.pid, cell=0).kill()
+        measuring_process(greenlab, main.pid, cell=1)
+        [first] = greenlab.records()
+        assert (first.status, first.failure and first.failure.kind) == ("FAILED", "killed")
+        assert first.failure is not None
+        assert "SIGKILL" in first.failure.message
+        main.kill()
+        main.wait()
+    assert_nothing_left(greenlab)
+    # The second cell died with everything; its folder still says what it was.
+    result = greenlab("multirun", module="greenlab.sync")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert [run.info.status for run in greenlab.runs()] == ["FAILED", "KILLED"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopping_leaves_no_process_and_marks_the_cell_killed(
+    greenlab: CommandLine, number: signal.Signals, code: int
+) -> None:
+    with greenlab.start("-m", "batch_size=16,32", *LONG) as main:
+        measuring_process(greenlab, main.pid, cell=0)
+        main.send_signal(number)
+        printed, _ = main.communicate()
+    assert main.returncode == code, printed
+    assert "Traceback" not in printed
+    assert "what was measured is kept" in printed
+    assert_nothing_left(greenlab)
+    [cell], [sweep] = greenlab.runs(), greenlab.runs("sweep")
+    assert (cell.info.status, sweep.info.status) == ("KILLED", "KILLED")

@@ -1,0 +1,288 @@
+"""What makes a measurement doubtful, and that nothing else does.
+
+The clean measurement: two idle windows of 10 s at 50 W (GPU) and 20 W (CPU), 20 s of training at
+200 W and 60 W between them.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from greenlab.energy import EnergyWindow
+from greenlab.quality import doubts
+from greenlab.record import (
+    Cell,
+    CounterHealth,
+    Doubt,
+    Measurement,
+    ModelProfile,
+    Outcome,
+    Pass,
+    Record,
+    Source,
+    TraceSummary,
+)
+
+
+def window(duration_s: float, **watts: float) -> EnergyWindow:
+    joules = {component: power_w * duration_s for component, power_w in watts.items()}
+    return EnergyWindow(
+        started_at_s=0.0,
+        duration_s=duration_s,
+        energy_j=joules,
+        part_energy_j={f"{component}0": energy_j for component, energy_j in joules.items()},
+    )
+
+
+def source(component: str, provenance: str, reason: str = "") -> Source:
+    absent = provenance == "absent"
+    return Source(
+        component=component,
+        provenance=provenance,
+        detail="what is read",
+        reason=reason,
+        parts=[] if absent else [f"{component}0"],
+    )
+
+
+def counter(part: str, **changes: object) -> CounterHealth:
+    fields: dict[str, object] = {
+        "part": part,
+        "range_j": None,
+        "num_wraps": 0,
+        "num_resets": 0,
+        "longest_gap_s": 0.1,
+        "longest_still_s": 0.1,
+        "peak_w": 210.0,
+    }
+    return CounterHealth(**(fields | changes))  # type: ignore[arg-type]
+
+
+def trained(active: EnergyWindow) -> Pass:
+    return Pass(window=active, outcome=OUTCOME)
+
+
+OUTCOME = Outcome(num_samples=1000, num_batches=32, loss=0.5, accuracy=0.9)
+MODEL = ModelProfile(
+    parameters=100,
+    trainable_parameters=100,
+    parameter_bytes=400,
+    buffer_bytes=0,
+    macs=1000,
+    macs_exact=1000,
+    uncounted_layers=(),
+)
+TRACE = TraceSummary(
+    num_samples=400,
+    longest_gap_s=0.12,
+    mean={"utilisation/cpu_percent": 80.0},
+    idle_mean={"utilisation/cpu_percent": 2.0, "utilisation/gpu_percent": 0.0},
+)
+CLEAN = Measurement(
+    device="cuda:0",
+    sources=[
+        source("gpu", "measured:nvml"),
+        source("cpu", "measured:rapl"),
+        source("dram", "absent"),
+    ],
+    model=MODEL,
+    idle_before=window(10, gpu=50.0, cpu=20.0),
+    idle_after=window(10, gpu=50.0, cpu=20.0),
+    passes=[trained(window(20, gpu=200.0, cpu=60.0))],
+    evaluation=OUTCOME,
+    counters=[counter("gpu0"), counter("cpu0", range_j=262_143.0, num_wraps=1)],
+    trace=TRACE,
+    mismatches=[],
+)
+
+
+def only_doubt(measured: Measurement) -> Doubt:
+    [doubt] = doubts(measured)
+    return doubt
+
+
+def verdict(measured: Measurement) -> str:
+    cell = Cell(
+        uid="1",
+        signature="",
+        choices={},
+        overrides=[],
+        sweep="",
+        position=1,
+        num_cells=1,
+        repetition=1,
+        started_at_s=time.time(),
+        config={},
+    )
+    record = Record(
+        status="FINISHED",
+        cell=cell,
+        ended_at_s=time.time(),
+        measurement=measured,
+        doubts=doubts(measured),
+    )
+    return record.verdict
+
+
+def with_counter(**changes: object) -> Measurement:
+    return replace(CLEAN, counters=[counter("gpu0"), counter("cpu0", **changes)])
+
+
+def with_sources(*sources: Source) -> Measurement:
+    return replace(CLEAN, sources=list(sources))
+
+
+def with_idle_mean(metric: str, value: float) -> Measurement:
+    return replace(CLEAN, trace=replace(TRACE, idle_mean={metric: value}))
+
+
+GPU, CPU, DRAM = CLEAN.sources
+
+DOUBTFUL: dict[str, Measurement] = {
+    "modelled_cpu": with_sources(GPU, source("cpu", "modelled:tdp"), DRAM),
+    "modelled_dram": with_sources(GPU, CPU, source("dram", "modelled:dimm")),
+    "polled_power": with_sources(source("gpu", "measured:nvml_power"), CPU, DRAM),
+    "counter_reset": with_counter(num_resets=1),
+    "counter_stuck": with_counter(longest_still_s=2.1),
+    # 210 W for 1.5 s are 315 J: more than once through a range of 300 J.
+    "wrap_missed": with_counter(range_j=300.0, longest_gap_s=1.5),
+    "sampling_gap": replace(CLEAN, trace=replace(TRACE, longest_gap_s=1.1)),
+    "short_active": replace(CLEAN, passes=[trained(window(4.9, gpu=200.0, cpu=60.0))]),
+    "short_idle": replace(CLEAN, idle_before=window(4.9, gpu=50.0, cpu=20.0)),
+    # From 50 W to 53 W: 3 W of a mean of 51.5 W are 5.8 %.
+    "idle_drift_gpu": replace(CLEAN, idle_after=window(10, gpu=53.0, cpu=20.0)),
+    "idle_drift_cpu": replace(CLEAN, idle_after=window(10, gpu=50.0, cpu=18.0)),
+    "idle_busy_cpu": with_idle_mean("utilisation/cpu_percent", 10.5),
+    "idle_busy_gpu": with_idle_mean("utilisation/gpu_percent", 5.5),
+    # 45 W of 50 W idle.
+    "negative_net_gpu": replace(CLEAN, passes=[trained(window(20, gpu=45.0, cpu=60.0))]),
+    "negative_net_cpu": replace(CLEAN, passes=[trained(window(20, gpu=200.0, cpu=19.0))]),
+    "loss_not_finite": replace(CLEAN, evaluation=replace(OUTCOME, loss=math.nan)),
+    "other_hardware": replace(CLEAN, mismatches=["hardware.gpu_name is 'A', this has 'B'"]),
+    "macs_incomplete": replace(CLEAN, model=replace(MODEL, uncounted_layers=("GELU",))),
+}
+INVALIDATING = {"counter_reset", "counter_stuck", "wrap_missed"}
+
+
+def test_a_clean_measurement_has_no_doubt() -> None:
+    assert doubts(CLEAN) == []
+
+
+def test_a_measurement_without_doubt_passes() -> None:
+    assert verdict(CLEAN) == "PASS"
+
+
+@pytest.mark.parametrize("code", DOUBTFUL)
+def test_a_doubtful_measurement_has_its_own_doubt_and_no_other(code: str) -> None:
+    assert [doubt.code for doubt in doubts(DOUBTFUL[code])] == [code]
+
+
+@pytest.mark.parametrize("code", DOUBTFUL)
+def test_a_doubt_invalidates_only_where_joules_are_wrong(code: str) -> None:
+    assert verdict(DOUBTFUL[code]) == ("INVALID" if code in INVALIDATING else "WARN")
+
+
+REMEDIES = {
+    "counter_reset": "Run the cell again",
+    "counter_stuck": "Reload the driver",
+    "wrap_missed": "sampler.period_s",
+    "sampling_gap": "Leave a CPU free",
+    "short_active": "phase.min_active_s",
+    "short_idle": "idle.window_s",
+    "idle_drift_gpu": "idle.settle_s",
+    "idle_busy_cpu": "Stop it",
+    "loss_not_finite": "phase.learning_rate",
+    "macs_incomplete": "model/macs_exact",
+}
+
+
+@pytest.mark.parametrize(("code", "remedy"), REMEDIES.items())
+def test_a_doubt_says_what_would_mend_it(code: str, remedy: str) -> None:
+    assert remedy in only_doubt(DOUBTFUL[code]).message
+
+
+AT_THE_LIMIT: dict[str, Callable[[], Measurement]] = {
+    "active 5 s": lambda: replace(CLEAN, passes=[trained(window(5, gpu=200.0, cpu=60.0))]),
+    "idle 5 s": lambda: replace(
+        CLEAN,
+        idle_before=window(5, gpu=50.0, cpu=20.0),
+        idle_after=window(5, gpu=50.0, cpu=20.0),
+    ),
+    # 2 W of a mean of 51 W are 3.9 %.
+    "drift under 5 %": lambda: replace(CLEAN, idle_after=window(10, gpu=52.0, cpu=20.0)),
+    "idle CPU 10 % busy": lambda: with_idle_mean("utilisation/cpu_percent", 10.0),
+    "sampling gap 1 s": lambda: replace(CLEAN, trace=replace(TRACE, longest_gap_s=1.0)),
+    "counter still 2 s": lambda: with_counter(longest_still_s=2.0),
+    # 210 W for 1 s are 210 J of 300 J.
+    "wrap seen": lambda: with_counter(range_j=300.0, longest_gap_s=1.0, num_wraps=40),
+    "zero net": lambda: replace(CLEAN, passes=[trained(window(20, gpu=50.0, cpu=60.0))]),
+}
+
+
+@pytest.mark.parametrize("case", AT_THE_LIMIT)
+def test_up_to_a_limit_there_is_no_doubt(case: str) -> None:
+    assert doubts(AT_THE_LIMIT[case]()) == []
+
+
+# Two passes of 3 s make 6 s of metered work.
+def test_the_active_time_is_that_of_all_passes_together() -> None:
+    short = trained(window(3, gpu=200.0, cpu=60.0))
+
+    assert doubts(replace(CLEAN, passes=[short, short])) == []
+
+
+# A model has no noise to average out: idle it may read 0 W, then 1 W, and that says nothing.
+def test_a_modelled_component_is_doubted_for_being_modelled_alone() -> None:
+    measured = replace(
+        with_sources(GPU, source("cpu", "modelled:tdp"), DRAM),
+        idle_after=window(10, gpu=50.0, cpu=25.0),
+        passes=[trained(window(20, gpu=200.0, cpu=1.0))],
+        counters=[counter("gpu0"), counter("cpu0", longest_still_s=30.0, num_resets=1)],
+    )
+
+    assert [doubt.code for doubt in doubts(measured)] == ["modelled_cpu"]
+
+
+def test_a_modelled_component_says_why_it_was_not_measured() -> None:
+    modelled = source("cpu", "modelled:tdp", reason="no RAPL on this machine")
+
+    assert "no RAPL on this machine" in only_doubt(with_sources(GPU, modelled, DRAM)).message
+
+
+def test_polled_power_is_drift_checked_as_measured() -> None:
+    measured = replace(
+        with_sources(source("gpu", "measured:nvml_power"), CPU, DRAM),
+        idle_after=window(10, gpu=53.0, cpu=20.0),
+    )
+
+    assert {doubt.code for doubt in doubts(measured)} == {"polled_power", "idle_drift_gpu"}
+
+
+def test_several_doubts_are_all_kept() -> None:
+    measured = replace(
+        CLEAN,
+        passes=[trained(window(1, gpu=40.0, cpu=60.0))],
+        evaluation=replace(OUTCOME, loss=math.inf),
+    )
+
+    assert {doubt.code for doubt in doubts(measured)} == {
+        "short_active",
+        "negative_net_gpu",
+        "loss_not_finite",
+    }
+
+
+def test_a_measurement_without_any_energy_source_is_judged_on_the_rest() -> None:
+    measured = replace(
+        CLEAN,
+        sources=[source(component, "absent") for component in ("gpu", "cpu", "dram")],
+        idle_before=window(10),
+        idle_after=window(10),
+        passes=[trained(window(20))],
+        counters=[],
+    )
+
+    assert doubts(measured) == []
