@@ -7,6 +7,7 @@ into a `Config`. Every number carries its unit in its key.
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any, cast
@@ -68,12 +69,12 @@ def _require(holds: bool, message: str) -> None:
 def _at_least(key: str, value: Any, least: float) -> None:
     # __post_init__ also runs on the schema's own defaults, where a value may still be MISSING.
     if isinstance(value, int | float):
-        _require(value >= least, f"{key} is {value}; it must be {least} or more")
+        _require(least <= value < math.inf, f"{key} is {value}; it must be {least} or more")
 
 
 def _above_zero(key: str, value: Any) -> None:
     if isinstance(value, int | float):
-        _require(value > 0, f"{key} is {value}; it must be greater than 0")
+        _require(0 < value < math.inf, f"{key} is {value}; it must be greater than 0")
 
 
 @dataclass
@@ -266,7 +267,7 @@ def _to_config(settings: Any) -> Config:
         typed = OmegaConf.merge(OmegaConf.structured(Config), settings)
         return cast(Config, OmegaConf.to_object(typed))
     except MissingMandatoryValue as error:
-        raise ConfigError(f"a value is missing: {_first_line(error)}") from error
+        raise ConfigError(f"{error.full_key} has no value; set it") from error
     except OmegaConfBaseException as error:
         raise ConfigError(_first_line(error)) from error
 

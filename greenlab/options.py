@@ -30,10 +30,11 @@ class NumericOverrides(defaults_list.Overrides):
                 continue
             if type(override._value) in (int, float):
                 override._value = str(override._value)
-            elif override._value is None or isinstance(override._value, bool | dict):
+            elif override._value is None or isinstance(override._value, bool | dict | list):
                 raise ConfigCompositionException(
                     f"{override.input_line}: {override.key_or_group} is a group; choose one of "
-                    f"{', '.join(repo.get_group_options(override.key_or_group))}"
+                    f"{', '.join(repo.get_group_options(override.key_or_group))}, or several "
+                    "with -m and commas between them"
                 )
         # Hydra puts --config-dir behind AnyBatchSize: the user's own YAML is to come first.
         repo.get_sources().sort(key=lambda s: (s.provider == "schema", isinstance(s, AnyBatchSize)))

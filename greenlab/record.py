@@ -5,13 +5,14 @@ are properties and functions, computed again whenever a record is read. It is wr
 or nothing, before anything else hears of the cell.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
 from greenlab import energy
 from greenlab.energy import EnergyWindow
@@ -359,15 +360,16 @@ def read_record(folder: Path) -> Record:
     """
     path = folder / RECORD_FILE
     try:
-        record = _RECORD.validate_json(path.read_bytes())
-    except ValidationError as error:
+        stored = json.loads(path.read_bytes())
+        version = stored.get("schema_version")
+        if version == SCHEMA_VERSION:
+            return _RECORD.validate_python(stored)
+    except (ValueError, AttributeError) as error:  # pydantic's refusals are ValueErrors
         raise GreenlabError(f"{path} is not a record that this greenlab reads: {error}") from error
-    if record.schema_version != SCHEMA_VERSION:
-        raise GreenlabError(
-            f"{path} has schema version {record.schema_version}, this greenlab reads "
-            f"{SCHEMA_VERSION}; read it with the greenlab that wrote it"
-        )
-    return record
+    raise GreenlabError(
+        f"{path} has schema version {version}, this greenlab reads {SCHEMA_VERSION}; read it with "
+        "the greenlab that wrote it"
+    )
 
 
 def write_cell(folder: Path, cell: Cell) -> None:
