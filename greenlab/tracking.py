@@ -138,7 +138,8 @@ class Store:
 
     def run_link(self, run_id: str) -> str:
         """Address of a run's page."""
-        return f"{self._base}/#/experiments/{self.experiment_id}/runs/{run_id}"
+        page = f"experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        return f"{self._base}/#/{page}"
 
     def view_links(self) -> dict[str, str]:
         """Addresses of the ready-made views, by what they show."""
@@ -333,8 +334,25 @@ def _now(values: dict[str, float]) -> list[Any]:
 
 
 def describe(record: Record) -> str:
-    """What a person reads first on a run's page, in Markdown."""
-    return "\n\n".join([_what_ran(record.cell), *_what_came_out(record), *_what_to_mind(record)])
+    """What a person reads first on a run's page, in Markdown; the first lines show at once."""
+    parts = [_headline(record), _what_ran(record.cell), _components(record), _what_to_mind(record)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _headline(record: Record) -> str:
+    verdict = f"**{record.verdict}**"
+    if record.failure is not None:
+        return f"**{record.status}**, {record.failure.kind}: {record.failure.message}"
+    values, measured = records.metrics(record), record.measurement
+    if measured is None or "energy/net_j" not in values:
+        return f"{verdict}: no component was metered, there is no energy to report."
+    gross_j = values["energy/gross_j"]
+    share = f" ({values['energy/idle_j'] / gross_j:.0%} of it idle)" if gross_j else ""
+    return (
+        f"{verdict}: **{values['energy/net_j']:,.1f} J net** of {gross_j:,.1f} J gross{share} in "
+        f"{values['time/active_s']:,.1f} s; {values['energy/net_per_sample_j']:.4g} J per sample "
+        f"over {measured.num_samples:,} samples; accuracy {values['task/accuracy']:.1%}"
+    )
 
 
 def _what_ran(cell: Cell) -> str:
@@ -348,9 +366,9 @@ def _what_ran(cell: Cell) -> str:
     )
 
 
-def _what_came_out(record: Record) -> list[str]:
+def _components(record: Record) -> str:
     if (measured := record.measurement) is None:
-        return []
+        return ""
     values = records.metrics(record)
     lines = [
         "| component | net J | gross J | idle W | source |",
@@ -358,32 +376,18 @@ def _what_came_out(record: Record) -> list[str]:
     ]
     for source in measured.sources:
         c = source.component
+        numbers = "– | – | –"
         if c in measured.active.energy_j:
             numbers = (
                 f"{values[f'energy/net_{c}_j']:,.1f} | {values[f'energy/gross_{c}_j']:,.1f} | "
                 f"{values[f'power/idle_{c}_w']:.1f}"
             )
-        else:
-            numbers = "– | – | –"
         lines.append(f"| {c} | {numbers} | {source.provenance} {source.detail or source.reason} |")
-    if "energy/net_j" not in values:
-        return ["No component was metered: there is no energy to report.", "\n".join(lines)]
-    gross_j = values["energy/gross_j"]
-    share = f" ({values['energy/idle_j'] / gross_j:.0%} of gross is idle)" if gross_j else ""
-    headline = (
-        f"**{values['energy/net_j']:,.1f} J net** of {gross_j:,.1f} J gross{share} in "
-        f"{values['time/active_s']:,.1f} s; {values['energy/net_per_sample_j']:.4g} J per sample "
-        f"over {measured.num_samples:,} samples; accuracy {values['task/accuracy']:.1%}"
-    )
-    return [headline, "\n".join(lines)]
+    return "\n".join(lines)
 
 
-def _what_to_mind(record: Record) -> list[str]:
-    notes = [f"Verdict: **{record.verdict}**"]
-    if record.failure is not None:
-        notes.append(f"{record.status}, {record.failure.kind}: {record.failure.message}")
-    if record.doubts:
-        notes.append("\n".join(f"- `{doubt.code}` {doubt.message}" for doubt in record.doubts))
+def _what_to_mind(record: Record) -> str:
+    notes = [f"- `{doubt.code}` {doubt.message}" for doubt in record.doubts]
     if record.cell.config["phase"]["kind"] == "inference":
-        notes.append("Inference ran on freshly initialised weights: its accuracy is chance.")
-    return notes
+        notes.append("- Inference ran on freshly initialised weights: its accuracy is chance.")
+    return "\n".join(notes)

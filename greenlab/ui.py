@@ -33,7 +33,7 @@ def main() -> None:
     for name, address in store.view_links().items():
         here = address.replace(tracking.UI_URL, f"http://127.0.0.1:{arguments.port}")
         console.print(f"{name + ':':<24} {here}", highlight=False, soft_wrap=True)
-    console.print("Ctrl-C stops the server.")
+    console.print("Ready in some ten seconds; Ctrl-C stops the server.")
     os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
     server = ["server", "--host", "127.0.0.1", "--port", str(arguments.port), "--workers", "1"]
     sys.stdout.flush()

@@ -44,6 +44,10 @@ class View:
     cards: Sequence[Card]
     group_by: Sequence[str] = ()
     """Params over whose values runs are averaged."""
+    num_columns: int = 2
+    """Charts side by side."""
+    chart_height: int = 400
+    """Pixels."""
 
     @property
     def key(self) -> str:
@@ -91,6 +95,7 @@ def _components(pattern: str) -> list[Card]:
 
 
 VIEWS = (
+    View(name="Table of cells", filter=CELLS, cards=[]),
     View(
         name="Net joules per model",
         filter=CELLS,
@@ -117,9 +122,11 @@ VIEWS = (
         cards=[
             parallel(
                 ["model", "batch_size", "phase"],
-                ["energy/net_per_sample_j", "power/mean_w", "time/samples_per_s", "task/accuracy"],
+                ["energy/net_per_sample_j", "power/mean_w", "task/accuracy"],
             )
         ],
+        num_columns=1,
+        chart_height=520,
     ),
 )
 
@@ -129,7 +136,7 @@ def link(experiment_id: str, view: View) -> str:
     query = urlencode(
         {
             "workflowType": "machine_learning",
-            "compareRunsMode": "CHART",
+            "compareRunsMode": "CHART" if view.cards else "TABLE",
             "viewStateShareKey": view.key,
         }
     )
@@ -191,6 +198,8 @@ def _state(view: View) -> dict[str, Any]:
                 "isReordered": False,
                 "deleted": False,
                 "isGenerated": False,
+                "columns": view.num_columns,
+                "cardHeight": view.chart_height,
             }
         ],
         "isAccordionReordered": True,

@@ -216,7 +216,7 @@ def test_files_lie_beside_the_database(store: Store, folder: Path, workplace: Pa
     "expected",
     [
         "**2,850.0 J net** of 3,945.0 J gross",
-        "28% of gross is idle",  # 1095 / 3945
+        "(28% of it idle)",  # 1095 / 3945
         "15.0 s",
         "0.95 J per sample",
         "**WARN**",
@@ -232,8 +232,8 @@ def test_a_person_reads_first(expected: str) -> None:
 def test_the_description_lands_with_the_run(finished: Any) -> None:
     note = finished.data.tags["mlflow.note.content"]
 
-    assert "J net" in note
-    assert "Verdict" in note
+    assert note.startswith("**WARN**")
+    assert "J net" in note.splitlines()[0]
 
 
 def test_a_run_has_the_times_of_its_record(finished: Any) -> None:
@@ -499,7 +499,7 @@ def test_the_charts_of_a_view_are_in_a_section_that_is_there(
     state = state_of(store, view)
     [section] = state["compareRunSections"]
 
-    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == {section["uuid"]}
+    assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} <= {section["uuid"]}
 
 
 # MLflow's pages show nothing for a name that no run has.

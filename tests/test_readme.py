@@ -1,0 +1,102 @@
+"""README.md keeps its word: every command in it is one that works, every file it names is there.
+
+The quick tests compose each command and look its make targets up; `make test-slow` runs them all.
+"""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, CommandLine
+from test_command import QUICK
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.split("  #")[0].strip()
+    for language, block in BLOCKS
+    if language == "bash"
+    for line in block.splitlines()
+    if line.strip()
+]
+GREENLAB = [command for command in COMMANDS if command.startswith("python -m greenlab ")]
+MAKE = [command for command in COMMANDS if command.startswith("make ")]
+
+
+def write_own_option(folder: Path) -> None:
+    """The YAML that README.md shows, where it says that it is."""
+    [yaml] = [block for language, block in BLOCKS if language == "yaml"]
+    path = folder / yaml.splitlines()[0].removeprefix("# ")
+    path.parent.mkdir(parents=True)
+    path.write_text(yaml)
+
+
+def test_every_command_is_of_a_kind_that_is_tested() -> None:
+    others = [c for c in COMMANDS if c not in GREENLAB and c not in MAKE]
+    assert others == [
+        "source .venv/bin/activate",
+        "python -m greenlab",
+        "python -m greenlab.doctor",
+        "python -m greenlab.sync multirun outputs",
+    ]
+
+
+def test_the_two_commands_come_first() -> None:
+    assert COMMANDS[:2] == ["make demo", "make test"]
+
+
+@pytest.mark.parametrize("command", [*MAKE, *re.findall(r"`(make [a-z-]+)`", README)])
+def test_every_make_target_exists(command: str) -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    assert re.search(rf"^{command.split()[1]}:.*## ", makefile, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", GREENLAB)
+def test_every_grid_composes(greenlab: CommandLine, command: str) -> None:
+    write_own_option(greenlab.folder)
+    arguments = shlex.split(command)[3:]
+    if "--help" not in arguments:
+        # Composes and checks the whole grid, then stops where it cannot write.
+        multirun = "-m" in arguments or any("experiment=" in part for part in arguments)
+        arguments.append(f"hydra.{'sweep' if multirun else 'run'}.dir=/proc/nowhere")
+    result = greenlab(*arguments)
+    if "--help" in arguments:
+        assert result.returncode == 0
+    else:
+        assert "=/proc/nowhere cannot be written" in result.stderr, result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("path", re.findall(r"^([a-z_/.]+)  +[a-z]", README, re.MULTILINE))
+def test_every_place_on_the_map_exists(path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:energy|power|task)/\w+)`", README))))
+def test_every_metric_it_explains_is_logged(name: str) -> None:
+    from greenlab.record import metrics, read_record
+
+    assert name in metrics(read_record(ROOT / "tests" / "golden"))
+
+
+def test_it_has_a_result_and_its_numbers_are_from_the_file_it_names() -> None:
+    [path] = re.findall(r"\((docs/results/[\w./-]+\.csv)\)", README)
+    rows = [line.split(",") for line in (ROOT / path).read_text().splitlines()[1:]]
+    table = README.partition("## A result")[2].partition("\n## ")[0]
+    shown = re.findall(r"^\| (\w+) \| (\d+) \| (\w+) \| ([\d,.]+) \|", table, re.MULTILINE)
+    assert shown
+    for model, batch_size, phase, net_j in shown:
+        [row] = [row for row in rows if row[:3] == [model, batch_size, phase]]
+        assert float(net_j.replace(",", "")) == pytest.approx(float(row[3]), abs=0.051)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("command", ["python -m greenlab", *GREENLAB])
+def test_every_command_runs(greenlab: CommandLine, command: str) -> None:
+    write_own_option(greenlab.folder)
+    arguments = shlex.split(command)[3:]
+    # As written, but for the time it takes: fewer samples, shorter windows.
+    shorter = [s for s in QUICK if s.split("=")[0] not in " ".join(arguments)]
+    result = greenlab(*arguments, *(shorter if "--help" not in arguments else ()), timeout_s=1400)
+    assert result.returncode == 0, result.stdout + result.stderr
