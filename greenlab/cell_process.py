@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,26 @@ from greenlab.record import (
 
 logger = logging.getLogger(__name__)
 
-PRELOAD = [
+PRELOAD = (
     "greenlab.experiment",
-    "greenlab.data.digits",
+    "torch._dynamo",  # the first step of any optimiser imports it
     "greenlab.power_plot",
     "matplotlib.backends.backend_agg",
     "pyarrow.parquet",
     "zeus.device",
-]
-"""What the server imports: ten seconds that every cell would spend otherwise."""
+)
 PROGRESS_EVERY_S = 30.0
+
+
+def preload_for(grid: Sequence[Config]) -> list[str]:
+    """Modules that the server is to import: seconds that every cell would spend otherwise.
+
+    Of the builders that the cells name, greenlab's own alone: what a user's module does when it is
+    imported is for each cell to find out.
+    """
+    targets = {target for one in grid for target in (one.model._target_, one.dataset._target_)}
+    named = {target.rpartition(".")[0] for target in targets if target.startswith("greenlab.")}
+    return [*PRELOAD, *sorted(named)]
 
 
 def measure_folder(folder: Path) -> None:

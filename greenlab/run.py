@@ -17,6 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Failure, Record
 logger = logging.getLogger(__name__)
 
 STOP_WITHIN_S = 5.0
+_FORKSERVER = multiprocessing.get_context("forkserver")
 CHOICES = ("model", "hardware", "batch_size", "phase", "dataset", "experiment")
 
 
@@ -130,10 +132,14 @@ def _measure(cell: Cell, folder: Path) -> Record:
     return records.read_record(folder)
 
 
+def start_server(grid: Sequence[Config]) -> None:
+    """Start the process that cells are forked from; it loads torch while this one goes on."""
+    _FORKSERVER.set_forkserver_preload(cell_process.preload_for(grid))
+    forkserver.ensure_running()
+
+
 def _in_own_process(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(cell_process.PRELOAD)
-    process = context.Process(target=target, args=arguments)
+    process = _FORKSERVER.Process(target=target, args=arguments)
     process.start()
     return process
 

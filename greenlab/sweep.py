@@ -51,6 +51,8 @@ class Sweep(Callback):
         with _refusals():
             cell = configuration.from_omegaconf(config)
             _check_writable(Path(config.hydra.run.dir), "hydra.run.dir")
+            tracking.check_reachable(cell.mlflow)
+            run.start_server([cell])
             tracking.open_store(cell.mlflow)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
@@ -60,6 +62,8 @@ class Sweep(Callback):
             grid = _compose_grid(config)
             _check_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
             self.mlflow = grid[0].mlflow
+            tracking.check_reachable(self.mlflow)
+            run.start_server(grid)
             store = tracking.open_store(self.mlflow)
             logger.info("checking %d cells", len(grid))
             run.preflight(grid)

@@ -9,7 +9,8 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -153,22 +154,47 @@ class Store:
         return self.uri.rstrip("/") if self.uri.startswith("http") else UI_URL
 
 
+def check_reachable(settings: Mlflow) -> None:
+    """Fail at once where MLflow and its database driver would try for minutes.
+
+    Raises:
+        StoreUnavailableError: the store's folder is not there, or its server does not answer.
+    """
+    uri = settings.tracking_uri or default_uri()
+    with _unavailable(uri):
+        if (path := sqlite_path(uri)) is not None:
+            if not path.parent.is_dir():
+                raise FileNotFoundError(f"the folder {path.parent} does not exist")
+            return
+        parts = urlsplit(str(without_password(uri)))  # errors quote what they cannot parse
+        ports = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
+        port = parts.port or ports.get(parts.scheme.partition("+")[0])
+        if parts.hostname and port:
+            socket.create_connection((parts.hostname, port), CONNECT_WITHIN_S).close()
+
+
 def open_store(settings: Mlflow) -> Store:
     """Open the store, create experiment and views where they are missing.
 
     Raises:
         StoreUnavailableError: it does not answer, or cannot be written.
     """
+    check_reachable(settings)
     uri = settings.tracking_uri or default_uri()
     for key, value in _LIBRARY_SETTINGS.items():
         os.environ.setdefault(key, value)
-    try:
-        path = sqlite_path(uri)
-        if path is not None:
+    with _unavailable(uri):
+        if (path := sqlite_path(uri)) is not None:
             return _open_sqlite(path, settings.experiment)
-        _check_reachable(uri)
         return _connect(uri, settings.experiment, artifact_location=None)
-    except Exception as error:  # MLflow, SQLAlchemy, sockets and files each raise their own
+
+
+@contextmanager
+def _unavailable(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow, SQLAlchemy, sockets and files raise into one error of ours."""
+    try:
+        yield
+    except Exception as error:
         reason = without_password(str(error).strip().splitlines()[0])
         raise StoreUnavailableError(
             f"mlflow.tracking_uri={without_password(uri)} cannot be opened: {reason}. Start the "
@@ -177,8 +203,6 @@ def open_store(settings: Mlflow) -> Store:
 
 
 def _open_sqlite(path: Path, experiment: str) -> Store:
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"the folder {path.parent} does not exist")
     # MLflow sets a fresh database up without a lock: two processes at once destroy it.
     with FileLock(path.with_suffix(".lock"), timeout=120):
         is_new = not path.exists()
@@ -191,15 +215,6 @@ def _open_sqlite(path: Path, experiment: str) -> Store:
             with sqlite3.connect(path) as connection:  # readers and writers no longer block
                 connection.execute("PRAGMA journal_mode=wal")
     return store
-
-
-def _check_reachable(uri: str) -> None:
-    """Fail within seconds where MLflow and its database driver would try for minutes."""
-    parts = urlsplit(str(without_password(uri)))  # errors quote what they cannot parse
-    ports = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
-    port = parts.port or ports.get(parts.scheme.partition("+")[0])
-    if parts.hostname and port:
-        socket.create_connection((parts.hostname, port), CONNECT_WITHIN_S).close()
 
 
 def _connect(uri: str, experiment: str, artifact_location: Path | None) -> Store:

@@ -58,12 +58,12 @@ BEACON = (
     "dataset.num_samples=64",
     "dataset.image_size=8",
     "phase=inference",
-    "phase.min_active_s=2",
+    "phase.min_active_s=1.5",
     "phase.warmup_batches=1",
-    "idle.settle_s=0.2",
-    "idle.window_s=1",
+    "idle.settle_s=0.1",
+    "idle.window_s=0.6",
 )
-"""A cell that works for two seconds by sleeping, and tells the simulated machine when."""
+"""A cell that works for a second and a half by sleeping, and tells the simulated machine when."""
 
 
 def _measure_on(environment: dict[str, str], folder: Path) -> None:
@@ -85,7 +85,7 @@ def measure_on(tmp_path: Path) -> Callable[..., Record]:
         settings = make_config(*BEACON, *overrides)
         record.write_cell(tmp_path, make_cell(settings))
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(cell_process.PRELOAD)
+        context.set_forkserver_preload(cell_process.preload_for([settings]))
         process = context.Process(target=_measure_on, args=(machine.environment(), tmp_path))
         process.start()
         process.join()

@@ -71,7 +71,14 @@ def test_the_grid_goes_on_without_a_killed_cell_and_nothing_outlives_the_sweep(
     assert [run.info.status for run in greenlab.runs()] == ["FAILED", "KILLED"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, 143, marks=pytest.mark.slow),
+    ],
+)
 def test_stopping_leaves_no_process_and_marks_the_cell_killed(
     greenlab: CommandLine, number: signal.Signals, code: int
 ) -> None:

@@ -47,10 +47,9 @@ def package(**changes: object) -> Zone:
 
 def test_every_component_is_within_one_percent_of_the_closed_form(measure_on: Measure) -> None:
     with workstation() as machine:
-        record = measure_on(machine, "phase.min_active_s=5")
+        record = measure_on(machine)
         window = record.measurement and record.measurement.active
     assert window is not None
-    assert window.duration_s >= 5
     assert_net(record, "cpu", 60 - 20)
     assert_net(record, "dram", 5 - 3)
     assert_net(record, "gpu", 300 - 70)
@@ -159,7 +158,7 @@ def test_a_counter_that_is_reset_makes_the_cell_invalid(measure_on: Measure) -> 
 
 def test_a_counter_that_sticks_makes_the_cell_invalid(measure_on: Measure) -> None:
     with SimulatedMachine(zones=[package(stuck_at_active_s=0.5)]) as machine:
-        record = measure_on(machine)
+        record = measure_on(machine, "phase.min_active_s=2.5")
     assert record.verdict == "INVALID"
     assert "counter_stuck" in codes(record)
 
