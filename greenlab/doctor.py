@@ -6,7 +6,6 @@ measure), with 3 when one is only modelled.
 
 import argparse
 
-from rich.console import Console
 from rich.table import Table
 
 from greenlab import tracking
@@ -32,7 +31,6 @@ def main() -> int:
     for remedy in remedies(sources):
         console.print(remedy, highlight=False, soft_wrap=True)
     console.print(_machine(environment))
-    _print_store(console)
     return exit_code(sources)
 
 
@@ -83,6 +81,7 @@ def _machine(environment: Environment) -> Table:
         "CUDA in torch": _torch_cuda(),
         "versions": ", ".join(f"{name} {v}" for name, v in environment.versions.items()),
         "greenlab commit": environment.commit or "none (installed package)",
+        "MLflow store": _store(),
     }
     for key, value in rows.items():
         table.add_row(key, value)
@@ -97,18 +96,16 @@ def _torch_cuda() -> str:
     return f"{torch.version.cuda or 'not built in'}, not usable here: cells run on the CPU"
 
 
-def _print_store(console: Console) -> None:
-    path = tracking.sqlite_path(tracking.default_uri())
+def _store() -> str:
+    uri = tracking.default_uri()
+    path = tracking.sqlite_path(uri)
     if path is not None and not path.exists():
-        console.print(f"MLflow: {path}, created by the first run", highlight=False)
-        return
+        return f"{path}, created by the first run"
     try:
-        store = tracking.open_store(Mlflow())
+        tracking.check_reachable(Mlflow())
     except GreenlabError as error:
-        console.print(f"MLflow: {error}", highlight=False, soft_wrap=True)
-        return
-    uri = tracking.without_password(store.uri)
-    console.print(f"MLflow: {uri}, experiment {store.experiment_id}", highlight=False)
+        return str(error)
+    return str(path or tracking.without_password(uri))
 
 
 if __name__ == "__main__":
