@@ -78,7 +78,13 @@ def _draw_windows(axes: Any, measured: Measurement, start_s: float) -> None:
     def shade(window: EnergyWindow, colour: str, label: str) -> None:
         begin_s = window.started_at_s - start_s
         axes.axvspan(
-            begin_s, begin_s + window.duration_s, color=colour, alpha=0.22, lw=0, label=label
+            begin_s,
+            begin_s + window.duration_s,
+            color=colour,
+            alpha=0.22,
+            lw=0,
+            label=label,
+            zorder=0,  # behind the power, whose colours mean something
         )
 
     for number, window in enumerate(measured.idle_windows):

@@ -14,6 +14,8 @@ MAX_IDLE_DRIFT_FRACTION = 0.05
 MAX_IDLE_CPU_PERCENT = 10.0
 MAX_IDLE_GPU_PERCENT = 5.0
 MAX_SAMPLING_GAP_S = 1.0
+MAX_POWER_MISMATCH_FRACTION = 0.10
+"""Between the GPU's energy counter and its own power readings."""
 MAX_STILL_S = 2.0
 """RAPL ticks every millisecond, NVML's energy counter every 20 to 100 ms."""
 
@@ -24,6 +26,7 @@ def doubts(measured: Measurement) -> list[Doubt]:
         *_modelled(measured.sources),
         *_counters(measured),
         *_sampling(measured),
+        *_gpu_power(measured),
         *_windows(measured),
         *_idle(measured),
         *_outcome(measured),
@@ -86,6 +89,21 @@ def _counter(counter: CounterHealth) -> Iterator[Doubt]:
             f", long enough to count through its range of {counter.range_j:.0f} J unseen. Shorten "
             "sampler.period_s, or free a CPU for the sampler",
             invalidates=True,
+        )
+
+
+def _gpu_power(measured: Measurement) -> Iterator[Doubt]:
+    counted = any(source.provenance == "measured:nvml" for source in measured.sources)
+    polled_w = measured.trace.mean.get("power/polled_gpu_w")
+    if not counted or polled_w is None or measured.active.duration_s < MIN_ACTIVE_S:
+        return
+    counted_w = energy.mean_power_w(measured.active)["gpu"]
+    if abs(counted_w - polled_w) > MAX_POWER_MISMATCH_FRACTION * polled_w:
+        yield Doubt(
+            code="gpu_counter_against_power",
+            message=f"the GPU's energy counter says {counted_w:.1f} W over the passes, its power "
+            f"readings say {polled_w:.1f} W: one of them is wrong. Compare with a wall meter, or "
+            "with hardware.energy_sources.gpu=nvml_power",
         )
 
 

@@ -217,7 +217,8 @@ def preflight(grid: Sequence[Config]) -> None:
 
 def report(record: Record, *, alone: bool) -> None:
     """One line per finished cell, and in a multirun how far it is."""
-    place = "" if alone else f"{record.cell.position}/{record.cell.num_cells} "
+    width = len(str(record.cell.num_cells))
+    place = "" if alone else f"{record.cell.position:>{width}}/{record.cell.num_cells} "
     logger.info("%s%s%s", place, summary_line(record), "" if alone else f"  {_remaining(record)}")
     if record.failure is not None:
         logger.error("%s %s: %s", record.cell.name, record.status, record.failure.message)
@@ -236,11 +237,10 @@ def summary_line(record: Record) -> str:
     )
     if record.measurement is None:
         return f"{cell} {record.status}"
-    joules = (
-        f"net {values['energy/net_j']:>10,.1f} J  {values['energy/net_per_sample_j']:.4g} J/sample"
-        if "energy/net_j" in values
-        else "no energy source"
-    )
+    joules = "no energy source"
+    if "energy/net_j" in values:
+        net_j, per_sample_j = values["energy/net_j"], values["energy/net_per_sample_j"]
+        joules = f"net {net_j:>10,.1f} J  {per_sample_j:>9.4g} J/sample"
     return f"{cell} {joules}  accuracy {values['task/accuracy']:.3f}  {record.verdict}"
 
 

@@ -38,8 +38,9 @@ UTILISATION = {
     "utilisation/gpu_memory_used_bytes": r"gpu\d+_memory_used_bytes",
     "utilisation/gpu_temperature_celsius": r"gpu\d+_temperature_celsius",
     "utilisation/gpu_sm_clock_hz": r"gpu\d+_sm_clock_hz",
+    "power/polled_gpu_w": r"gpu\d+_power_w",
 }
-"""Metric names, and the columns that each is the mean of (of several GPUs together)."""
+"""Metric names, and the columns that each is made of (of several GPUs together)."""
 
 Columns = dict[str, NDArray[np.float64]]
 
@@ -151,8 +152,8 @@ def _utilisation(columns: Columns, windows: Sequence[EnergyWindow]) -> dict[str,
     means: dict[str, float] = {}
     for metric, pattern in UTILISATION.items():
         found = [values[inside] for name, values in columns.items() if re.fullmatch(pattern, name)]
-        values = np.concatenate([[], *found])
-        values = values[~np.isnan(values)]
+        values = np.array([np.nanmean(column) for column in found if not np.isnan(column).all()])
         if len(values):
-            means[metric] = float(values.mean())
+            # Watts of several devices add up; loads, temperatures and clocks are averaged.
+            means[metric] = float(values.sum() if metric.endswith("_w") else values.mean())
     return means

@@ -150,6 +150,10 @@ DOUBTFUL: dict[str, Measurement] = {
     # 210 W for 1.5 s are 315 J: more than once through a range of 300 J.
     "wrap_missed": with_counter(range_j=300.0, longest_gap_s=1.5),
     "sampling_gap": replace(CLEAN, trace=replace(TRACE, longest_gap_s=1.1)),
+    # The counter says 200 W; a tenth of 180 W is less than the 20 W between them.
+    "gpu_counter_against_power": replace(
+        CLEAN, trace=replace(TRACE, mean={"power/polled_gpu_w": 180.0})
+    ),
     "short_active": replace(CLEAN, passes=[trained(window(4.9, gpu=200.0, cpu=60.0))]),
     "short_idle": replace(CLEAN, idle_before=window(4.9, gpu=50.0, cpu=20.0)),
     # From 50 W to 53 W: 3 W of a mean of 51.5 W are 5.8 %.

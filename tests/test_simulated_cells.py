@@ -5,7 +5,9 @@ simulated machine. Faults that leave a truth must not move it; the others must b
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 from simulated.machine import (
     Gpu,
@@ -18,6 +20,7 @@ from simulated.machine import (
 )
 
 from greenlab.record import Record, metrics
+from greenlab.sampler import read_trace
 
 Measure = Callable[..., Record]
 WITHIN = 0.01
@@ -45,7 +48,9 @@ def package(**changes: object) -> Zone:
     return Zone("package-0", idle_w=20, active_w=60, **changes)  # type: ignore[arg-type]
 
 
-def test_every_component_is_within_one_percent_of_the_closed_form(measure_on: Measure) -> None:
+def test_every_component_is_within_one_percent_of_the_closed_form(
+    measure_on: Measure, tmp_path: Path
+) -> None:
     with workstation() as machine:
         record = measure_on(machine)
         window = record.measurement and record.measurement.active
@@ -62,6 +67,18 @@ def test_every_component_is_within_one_percent_of_the_closed_form(measure_on: Me
         "cpu": "measured:rapl",
         "dram": "measured:rapl",
     }
+    trace = read_trace(tmp_path / "trace.parquet")
+    steady = (trace["time_s"] > window.started_at_s + 0.3) & (
+        trace["time_s"] < window.started_at_s + window.duration_s
+    )
+    for column, watts in {"cpu0_power_w": 60, "dram0_power_w": 5, "gpu0_power_w": 300}.items():
+        assert trace[column][steady].mean() == pytest.approx(watts, rel=0.03)
+    for column in (
+        "gpu0_utilisation_percent", "gpu0_memory_used_bytes", "gpu0_temperature_celsius",
+        "gpu0_sm_clock_hz", "gpu0_power_limit_w", "cpu_percent", "dram_used_bytes",
+    ):  # fmt: skip
+        assert np.isfinite(trace[column][1:]).all(), column
+    assert (tmp_path / "power.png").stat().st_size > 5000
     # The window's own stamps, held against the machine's log of what it drew between them.
     truth_j = machine.true_energy_j(
         "package-0", window.started_at_s, window.started_at_s + window.duration_s
@@ -220,3 +237,15 @@ def test_a_gpu_that_cuda_may_not_see_is_absent(
         monkeypatch.setattr(machine, "environment", lambda: environment)
         record = measure_on(machine, "phase.min_active_s=0")
     assert provenance(record)["gpu"] == "absent"
+
+
+def test_another_machine_than_the_named_one_is_refused_or_doubted(measure_on: Measure) -> None:
+    elsewhere = ("hardware.device=cpu", "hardware.cpu_name=i9-11900KF", "phase.min_active_s=0")
+    with SimulatedMachine(zones=[package()]) as machine:
+        refused = measure_on(machine, *elsewhere)
+        doubted = measure_on(machine, *elsewhere, "hardware.strict=false")
+    assert refused.failure is not None
+    assert refused.failure.kind == "HardwareMismatchError"
+    assert "hardware.strict=false" in refused.failure.message
+    assert doubted.status == "FINISHED"
+    assert "other_hardware" in codes(doubted)

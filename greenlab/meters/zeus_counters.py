@@ -208,6 +208,11 @@ def visible_gpu_indices() -> list[int]:
     """
     pynvml = _nvml()
     present = list(range(pynvml.nvmlDeviceGetCount()))
+    if len(present) > 1 and os.environ.get("CUDA_DEVICE_ORDER") != "PCI_BUS_ID":
+        raise MeterUnavailableError(
+            "CUDA and NVML number the GPUs of this machine differently: set "
+            "CUDA_DEVICE_ORDER=PCI_BUS_ID, so that the GPU that works is the GPU that is metered"
+        )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     indices = present if visible is None else _parse_visible(pynvml, visible, present)
     if not indices:
