@@ -8,7 +8,7 @@ READY := .venv/.ready
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check ui doctor wheel clean
+.PHONY: help setup demo test test-slow test-gpu check ui doctor wheel clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,7 +31,10 @@ test: setup  ## the tests that need no GPU, counters, network or root
 	$(BIN)/python -m pytest $(TESTS)
 
 test-slow: setup  ## the tests that take longer
-	$(BIN)/python -m pytest -m slow $(TESTS)
+	$(BIN)/python -m pytest -n 0 -m slow $(TESTS)
+
+test-gpu: setup  ## the tests that need a real NVIDIA GPU
+	$(BIN)/python -m pytest -n 0 -m gpu $(TESTS)
 
 check: setup  ## ruff, mypy and the tests
 	$(BIN)/ruff check .

@@ -174,7 +174,7 @@ def test_augmentation_leaves_the_split_alone() -> None:
     assert torch.equal(split.images, before)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 def test_no_step_waits_for_a_cuda_device() -> None:
     device = torch.device("cuda", 0)
     generator = torch.Generator(device=device)
