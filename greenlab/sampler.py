@@ -61,7 +61,6 @@ class Sampler:
         self._thread = threading.Thread(target=self._run, name="greenlab-sampler", daemon=True)
 
     def __enter__(self) -> Self:
-        psutil.cpu_percent()  # the first call has nothing to compare with
         self._thread.start()
         return self
 
@@ -75,7 +74,8 @@ class Sampler:
             raise self._error
 
     def _run(self) -> None:
-        next_s = time.monotonic()
+        psutil.cpu_percent()  # a thread's first call has nothing to compare with
+        next_s = time.monotonic() + self._period_s
         try:
             while not self._stop.wait(next_s - time.monotonic()):
                 self._sample()
