@@ -33,6 +33,9 @@ def main() -> None:
             sweep.open_sweep.end("KILLED")
         print("greenlab: stopped; what was measured is kept", file=sys.stderr)
         sys.exit(143 if isinstance(interrupt, Terminated) else 130)
+    finally:
+        if sweep.open_sweep is not None:  # something broke outside the cells
+            sweep.open_sweep.end("FAILED")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

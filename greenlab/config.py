@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from greenlab.errors import ConfigError
+from greenlab.errors import ConfigError, first_line
 
 
 class Device(Enum):
@@ -269,11 +269,7 @@ def _to_config(settings: Any) -> Config:
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} has no value; set it") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(_first_line(error)) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0]
+        raise ConfigError(first_line(error)) from error
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Says what can be measured on this machine, and how to get the rest: `python -m greenlab.doctor`.
 
-Exits with 0 when every component that `hardware=auto` asks for is measured (or has no device to
-measure), with 3 when one is only modelled.
+Exits with 0 when every component that `hardware=auto` asks for is measured or not there, with 3
+when one is only modelled, or there and not readable.
 """
 
 import argparse
@@ -31,13 +31,18 @@ def main() -> int:
     for remedy in remedies(sources):
         console.print(remedy, highlight=False, soft_wrap=True)
     console.print(_machine(environment))
-    return exit_code(sources)
+    return exit_code(sources, environment)
 
 
-def exit_code(sources: list[Source]) -> int:
-    """3 where a component is only modelled, else 0."""
-    modelled = any(source.provenance.startswith("modelled") for source in sources)
-    return ONLY_MODELLED if modelled else 0
+def exit_code(sources: list[Source], environment: Environment) -> int:
+    """3 where a component is only modelled, or there and not readable; else 0."""
+    lacking = any(
+        source.provenance.startswith("modelled")
+        or "not readable" in source.reason
+        or (source.component == "gpu" and source.provenance == "absent" and environment.gpus)
+        for source in sources
+    )
+    return ONLY_MODELLED if lacking else 0
 
 
 def remedies(sources: list[Source]) -> list[str]:

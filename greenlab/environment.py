@@ -1,8 +1,10 @@
 """Facts about the machine and the software, and whether this is the hardware that was named."""
 
+import contextlib
 import hashlib
 import os
 import platform
+import re
 import socket
 import subprocess
 from importlib import metadata
@@ -49,8 +51,12 @@ def describe_environment() -> Environment:
     )
 
 
-def check_hardware(hardware: Hardware, environment: Environment, *, device: str) -> list[str]:
+def check_hardware(
+    hardware: Hardware, environment: Environment, *, gpu_name: str | None
+) -> list[str]:
     """Compare the names that the configuration expects with what is here.
+
+    `gpu_name` is that of the GPU that the workload runs on, None where it runs on the CPU.
 
     Returns:
         What does not match, empty as a rule.
@@ -59,12 +65,12 @@ def check_hardware(hardware: Hardware, environment: Environment, *, device: str)
         HardwareMismatchError: something does not match and `hardware.strict` is set.
     """
     found = {"cpu_name": environment.cpu_name}
-    if device != "cpu":
-        found["gpu_name"] = ", ".join(gpu.name for gpu in environment.gpus) or "no GPU"
+    if gpu_name is not None:
+        found["gpu_name"] = gpu_name
     mismatches = [
         f"hardware.{key} is '{expected}', this machine has '{name}'"
         for key, name in found.items()
-        if (expected := getattr(hardware, key)) and expected.lower() not in name.lower()
+        if (expected := getattr(hardware, key)) and not _is_named(name, expected)
     ]
     if mismatches and hardware.strict:
         raise HardwareMismatchError(
@@ -72,6 +78,12 @@ def check_hardware(hardware: Hardware, environment: Environment, *, device: str)
             "hardware.strict=false to go on and have the mismatch recorded as a doubt"
         )
     return mismatches
+
+
+def _is_named(name: str, expected: str) -> bool:
+    """Whether `expected` stands in `name` as it is: an RTX 3080 Ti is no RTX 3080."""
+    variants = r"(?! ?(Ti|SUPER|Laptop|Max-Q|Mobile)\b)"
+    return re.search(rf"(?<!\w){re.escape(expected)}(?!\w){variants}", name, re.I) is not None
 
 
 def _machine_name(cpu_name: str, gpus: list[Gpu]) -> str:
@@ -104,21 +116,25 @@ def _gpus() -> tuple[list[Gpu], str]:
         return [], ""
     import pynvml
 
-    gpus = [_gpu(pynvml, index) for index in range(pynvml.nvmlDeviceGetCount())]
+    gpus = []
+    for index in range(pynvml.nvmlDeviceGetCount()):
+        with contextlib.suppress(pynvml.NVMLError):  # a GPU that is lost, or another user's
+            gpus.append(_gpu(pynvml, index))
     return gpus, str(pynvml.nvmlSystemGetDriverVersion())
 
 
 def _gpu(pynvml: Any, index: int) -> Gpu:
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    try:
+    power_limit_w = memory_bytes = None  # laptops, virtual and unified-memory GPUs may not tell
+    with contextlib.suppress(pynvml.NVMLError):
         power_limit_w = pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000  # NVML gives mW
-    except pynvml.NVMLError:
-        power_limit_w = None  # laptops and virtual GPUs often do not tell
+    with contextlib.suppress(pynvml.NVMLError):
+        memory_bytes = int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
     return Gpu(
         index=index,
         name=str(pynvml.nvmlDeviceGetName(handle)),
         uuid=str(pynvml.nvmlDeviceGetUUID(handle)),
-        memory_bytes=int(pynvml.nvmlDeviceGetMemoryInfo(handle).total),
+        memory_bytes=memory_bytes,
         power_limit_w=power_limit_w,
     )
 

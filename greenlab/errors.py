@@ -39,3 +39,8 @@ class StoreUnavailableError(GreenlabError):
 
 class OutputError(GreenlabError):
     """A folder for results cannot be written."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says in one line; the name of its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

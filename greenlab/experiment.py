@@ -6,6 +6,7 @@ MLflow is not imported in this process: what it writes to disk, the parent logs.
 """
 
 import logging
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from greenlab.record import (
     Cell,
     Environment,
     Measurement,
+    Outcome,
     Pass,
     Record,
     write_record,
@@ -53,7 +55,8 @@ def preflight(config: Config) -> Place:
     """
     device = choose_device(config.hardware.device)
     environment = describe_environment()
-    mismatches = check_hardware(config.hardware, environment, device=device.type)
+    gpu_name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    mismatches = check_hardware(config.hardware, environment, gpu_name=gpu_name)
     return Place(device=device, environment=environment, mismatches=mismatches)
 
 
@@ -81,6 +84,7 @@ def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Mea
     config, phase = workload.config, PHASES[workload.config.phase.kind]
     model = profile_model(workload.model, workload.sample)
     warm_up(workload)
+    meter.restart_health()
     with Sampler(meter, config.sampler.period_s, open_probes(meter.sources)) as trace:
         idle_before = measure_idle(meter, config.idle, workload.synchronise)
         logger.info("idle before: %s", describe_energy(idle_before))
@@ -107,11 +111,20 @@ def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Mea
         idle_before=idle_before,
         idle_after=idle_after,
         passes=passes,
-        evaluation=evaluate(workload) if phase.evaluates else passes[-1].outcome,
+        evaluation=_evaluate(workload) if phase.evaluates else passes[-1].outcome,
         counters=meter.health(),
         trace=sampler.summarise(columns, windows, [idle_before, idle_after]),
         mismatches=place.mismatches,
     )
+
+
+def _evaluate(workload: Workload) -> Outcome:
+    """Test the model; what was measured outlives a failure here."""
+    try:
+        return evaluate(workload)
+    except Exception:  # out of memory, a driver gone: quality.py doubts the empty outcome
+        logger.exception("the model could not be evaluated")
+        return Outcome(num_samples=0, num_batches=0, loss=math.nan, accuracy=math.nan)
 
 
 def describe_energy(window: EnergyWindow) -> str:

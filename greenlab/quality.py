@@ -157,7 +157,12 @@ def _idle(measured: Measurement) -> Iterator[Doubt]:
 
 
 def _outcome(measured: Measurement) -> Iterator[Doubt]:
-    if not math.isfinite(measured.evaluation.loss):
+    if measured.evaluation.num_samples == 0:
+        yield Doubt(
+            code="not_evaluated",
+            message="the model could not be evaluated after its training; greenlab.log says why",
+        )
+    elif not math.isfinite(measured.evaluation.loss):
         yield Doubt(
             code="loss_not_finite",
             message="the loss is not a finite number: lower phase.learning_rate",

@@ -146,7 +146,7 @@ class Gpu:
     index: int
     name: str
     uuid: str
-    memory_bytes: int
+    memory_bytes: int | None
     power_limit_w: float | None
 
 

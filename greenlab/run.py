@@ -30,7 +30,7 @@ from greenlab import cell_process, tracking
 from greenlab import config as configuration
 from greenlab import record as records
 from greenlab.config import Config
-from greenlab.errors import ConfigError, GreenlabError
+from greenlab.errors import ConfigError, GreenlabError, OutputError, first_line
 from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Failure, Record
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,9 @@ def _describe_cell(config: Config) -> Cell:
     hydra = HydraConfig.get()
     chosen = hydra.runtime.choices
     settings = configuration.to_dict(config)
-    settings["mlflow"]["tracking_uri"] = tracking.without_password(config.mlflow.tracking_uri)
+    settings["mlflow"]["tracking_uri"] = tracking.without_password(
+        tracking.resolve_uri(config.mlflow)
+    )
     return Cell(
         uid=uuid.uuid4().hex,
         signature=configuration.signature(config),
@@ -97,10 +99,27 @@ def _describe_cell(config: Config) -> Cell:
 def measure_in_own_process(cell: Cell, folder: Path) -> Record:
     """Measure `cell` in a fresh process; there is a record in `folder` afterwards in any case."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CONFIG_FILE).write_text(configuration.to_yaml(configuration.from_dict(cell.config)))
-    records.write_cell(folder, cell)
+    refuse_used(folder)
     with _running_lock(folder):
-        return _measure(cell, folder)
+        settings = configuration.from_dict(cell.config)
+        (folder / CONFIG_FILE).write_text(configuration.to_yaml(settings))
+        records.write_cell(folder, cell)
+        record = _measure(cell, folder)
+    assert record.cell.uid == cell.uid, "a record of another cell"
+    return record
+
+
+def refuse_used(folder: Path) -> None:
+    """Never write one cell over another.
+
+    Raises:
+        OutputError: `folder` holds a cell already.
+    """
+    if (folder / records.CELL_FILE).exists():
+        raise OutputError(
+            f"{folder} holds the results of another cell; name another folder (hydra.run.dir, or "
+            "hydra.sweep.dir and hydra.sweep.subdir), or leave it to greenlab"
+        )
 
 
 def _running_lock(folder: Path) -> FileLock:
@@ -125,8 +144,8 @@ def _measure(cell: Cell, folder: Path) -> Record:
         if not (folder / records.RECORD_FILE).exists():
             _write_unfinished(cell, folder, "KILLED", "killed", "stopped by the user")
         raise
+    _stop(process)  # what a model may have started and left behind
     if not (folder / records.RECORD_FILE).exists():
-        _stop(process)
         reason = _death(process.exitcode or 0, folder / LOG_FILE)
         _write_unfinished(cell, folder, "FAILED", "killed", reason)
     return records.read_record(folder)
@@ -185,7 +204,7 @@ def land(folder: Path, config: Config) -> str | None:
     except Exception as error:  # MLflow, SQLAlchemy and the file system each raise their own
         logger.warning(
             "not logged to MLflow: %s. Later: python -m greenlab.sync %s",
-            str(error).splitlines()[0],
+            first_line(error),
             folder,
         )
         return None

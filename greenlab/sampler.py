@@ -17,7 +17,6 @@ import psutil
 from numpy.typing import NDArray
 
 from greenlab.energy import EnergyWindow
-from greenlab.errors import MeterReadError
 from greenlab.meters import Meter
 from greenlab.meters.gpu_probe import GpuProbe
 from greenlab.record import TraceSummary
@@ -57,7 +56,7 @@ class Sampler:
         names += [name for probe in probes for name in probe.columns]
         self._columns = {name: array("d") for name in names}
         self._stop = threading.Event()
-        self._error: MeterReadError | None = None
+        self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="greenlab-sampler", daemon=True)
 
     def __enter__(self) -> Self:
@@ -80,7 +79,7 @@ class Sampler:
             while not self._stop.wait(next_s - time.monotonic()):
                 self._sample()
                 next_s = max(next_s + self._period_s, time.monotonic())
-        except MeterReadError as error:
+        except Exception as error:  # a trace that stops unseen would miss wraps
             self._error = error
 
     def _sample(self) -> None:
@@ -117,7 +116,10 @@ def write_trace(path: Path, columns: Columns) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.table({name: pa.array(values) for name, values in columns.items()}), path)
+    partial = path.with_suffix(".partial")
+    table = pa.table({name: pa.array(values) for name, values in columns.items()})
+    pq.write_table(table, partial)
+    partial.replace(path)
 
 
 def read_trace(path: Path) -> Columns:

@@ -16,15 +16,17 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 
 from greenlab import config as configuration
 from greenlab import record as records
 from greenlab import run, tracking
 from greenlab.config import Config
-from greenlab.errors import ConfigError, GreenlabError, OutputError
+from greenlab.errors import ConfigError, GreenlabError, OutputError, first_line
 from greenlab.record import Record
 from greenlab.run import Ticket
 from greenlab.terminal import open_console
@@ -51,9 +53,12 @@ class Sweep(Callback):
         with _refusals():
             cell = configuration.from_omegaconf(config)
             _check_writable(Path(config.hydra.run.dir), "hydra.run.dir")
+            run.refuse_used(Path(config.hydra.run.dir))
+            _refuse_env_set(config)
             tracking.check_reachable(cell.mlflow)
             run.start_server([cell])
             tracking.open_store(cell.mlflow)
+            run.preflight([cell])
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a grid with a cell that cannot be run, before any cell starts; else begin it."""
@@ -61,6 +66,7 @@ class Sweep(Callback):
         with _refusals():
             grid = _compose_grid(config)
             _check_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+            _refuse_env_set(config)
             self.mlflow = grid[0].mlflow
             tracking.check_reachable(self.mlflow)
             run.start_server(grid)
@@ -87,11 +93,13 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """Print the end table; exit with 1 if any cell failed."""
-        if self.end("FINISHED") != self.num_cells:
+        with _refusals():
+            complete = self.end("FINISHED")
+        if not complete:
             raise SystemExit(1)
 
-    def end(self, status: records.Status) -> int:
-        """Close the sweep and print what came of it; returns how many cells finished."""
+    def end(self, status: records.Status) -> bool:
+        """Close the sweep and print what came of it; returns whether all is done and logged."""
         global open_sweep
         open_sweep = None
         cells = self._records()
@@ -107,14 +115,17 @@ class Sweep(Callback):
                 "[bold]Energy is modelled, not measured, where it says so[/] (greenlab.doctor "
                 "tells why); do not publish it as measured."
             )
-        self._log(cells, status, finished)
-        return finished
+        landed = self._log(cells, status, finished)
+        return landed and finished == self.num_cells
 
     def _records(self) -> list[Record]:
         folders = [path.parent for path in Path(self.folder).glob(f"*/{records.RECORD_FILE}")]
-        return sorted(map(records.read_record, folders), key=lambda record: record.cell.position)
+        found = [records.read_record(folder) for folder in folders]
+        own = [record for record in found if record.cell.sweep == self.name]
+        return sorted(own, key=lambda record: record.cell.position)
 
-    def _log(self, cells: Sequence[Record], status: records.Status, finished: int) -> None:
+    def _log(self, cells: Sequence[Record], status: records.Status, finished: int) -> bool:
+        """Close the sweep's own run; returns whether MLflow has all of the cells."""
         ledger = {
             "sweep": self.name,
             "counts": {"cells/planned": self.num_cells, "cells/finished": finished},
@@ -127,16 +138,24 @@ class Sweep(Callback):
             logger.warning(
                 "the sweep's own run could not be closed in MLflow: %s. Its cells are in %s; "
                 "log them with: python -m greenlab.sync %s",
-                str(error).splitlines()[0],
+                first_line(error),
                 self.folder,
                 self.folder,
             )
-            return
+            return False
         console = open_console()
         if not store.uri.startswith("http"):
             console.print("Browse: make ui (or python -m greenlab.ui), then", highlight=False)
         for name, address in store.view_links().items():
             console.print(f"  {name + ':':<24} {address}", highlight=False, soft_wrap=True)
+        missing = len(cells) - store.count_landed(self.name)
+        if missing:
+            logger.warning(
+                "%d cells are on disk and not in MLflow: python -m greenlab.sync %s",
+                missing,
+                self.folder,
+            )
+        return missing == 0
 
 
 @contextmanager
@@ -146,6 +165,9 @@ def _refusals() -> Iterator[None]:
         yield
     except GreenlabError as error:
         raise SystemExit(f"greenlab: {error}") from error
+    except Exception as error:
+        logger.exception("greenlab failed outside its cells")
+        raise SystemExit(f"greenlab: {first_line(error)}") from error
 
 
 def _compose_grid(config: DictConfig) -> list[Config]:
@@ -171,7 +193,17 @@ def _compose_grid(config: DictConfig) -> list[Config]:
             grid.append(configuration.from_omegaconf(loader.load_sweep_config(config, chosen)))
         except ConfigError as error:
             raise ConfigError(f"{' '.join(chosen)}: {error}") from error
+        except (HydraException, OmegaConfBaseException) as error:  # they name the cell's option
+            raise ConfigError(str(error).strip()) from error
     return grid
+
+
+def _refuse_env_set(config: DictConfig) -> None:
+    if config.hydra.job.env_set:
+        raise ConfigError(
+            "hydra.job.env_set comes too late for the processes that cells are forked from; set "
+            "the variables in the shell that starts greenlab"
+        )
 
 
 def _check_writable(folder: Path, key: str) -> None:

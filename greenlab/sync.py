@@ -9,7 +9,7 @@ from pathlib import Path
 
 from greenlab import record as records
 from greenlab.config import Mlflow
-from greenlab.errors import GreenlabError
+from greenlab.errors import GreenlabError, first_line
 from greenlab.record import Failure, Record
 from greenlab.run import is_running
 from greenlab.tracking import Store, open_store
@@ -32,9 +32,9 @@ def main() -> int:
         try:
             store = open_store(_settings(folder, arguments.tracking_uri, arguments.experiment))
             print(f"{folder}: {sync(folder, store)}")
-        except (GreenlabError, ValueError) as error:
+        except Exception as error:  # MLflow and files raise their own; the next cell may land
             failed += 1
-            print(f"{folder}: not logged: {error}")
+            print(f"{folder}: not logged: {first_line(error)}")
     return 1 if failed else 0
 
 

@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import socket
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from filelock import FileLock
 from greenlab import record as records
 from greenlab import views
 from greenlab.config import Mlflow
-from greenlab.errors import StoreUnavailableError
+from greenlab.errors import StoreUnavailableError, first_line
 from greenlab.record import Cell, Record
 
 logger = logging.getLogger(__name__)
@@ -48,6 +49,13 @@ _ARTEFACTS = (
 def default_uri() -> str:
     """$MLFLOW_TRACKING_URI, else mlflow.db in the working directory."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def resolve_uri(settings: Mlflow) -> str:
+    """The store that `settings` mean, wherever they are read: a file by its absolute path."""
+    uri = settings.tracking_uri or default_uri()
+    path = sqlite_path(uri)
+    return uri if path is None else f"sqlite:///{path}"
 
 
 def without_password(text: str | None) -> str | None:
@@ -113,6 +121,16 @@ class Store:
 
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
+    def count_landed(self, sweep: str) -> int:
+        """How many cells of a sweep are logged completely."""
+        found = self.client.search_runs(
+            [self.experiment_id],
+            f"tags.`greenlab.sweep` = '{sweep}' and tags.`greenlab.kind` = 'cell' "
+            "and tags.`greenlab.sync` = 'complete'",
+            max_results=10_000,
+        )
+        return len(found)
+
     def begin_sweep(self, name: str, overrides: Iterable[str], num_cells: int) -> str:
         """Open the run that stands for a multirun; returns its id."""
         run = self.client.create_run(self.experiment_id, run_name=name)
@@ -160,7 +178,7 @@ def check_reachable(settings: Mlflow) -> None:
     Raises:
         StoreUnavailableError: the store's folder is not there, or its server does not answer.
     """
-    uri = settings.tracking_uri or default_uri()
+    uri = resolve_uri(settings)
     with _unavailable(uri):
         if (path := sqlite_path(uri)) is not None:
             if not path.parent.is_dir():
@@ -180,7 +198,7 @@ def open_store(settings: Mlflow) -> Store:
         StoreUnavailableError: it does not answer, or cannot be written.
     """
     check_reachable(settings)
-    uri = settings.tracking_uri or default_uri()
+    uri = resolve_uri(settings)
     for key, value in _LIBRARY_SETTINGS.items():
         os.environ.setdefault(key, value)
     with _unavailable(uri):
@@ -195,7 +213,7 @@ def _unavailable(uri: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = without_password(str(error).strip().splitlines()[0])
+        reason = without_password(first_line(error))
         raise StoreUnavailableError(
             f"mlflow.tracking_uri={without_password(uri)} cannot be opened: {reason}. Start the "
             "server or name another store (mlflow.tracking_uri=sqlite:////absolute/path/mlflow.db)"
@@ -209,11 +227,8 @@ def _open_sqlite(path: Path, experiment: str) -> Store:
         if is_new:
             logger.info("creating %s", path)
         store = _connect(f"sqlite:///{path}", experiment, artifact_location=path.parent)
-        if is_new:
-            import sqlite3
-
-            with sqlite3.connect(path) as connection:  # readers and writers no longer block
-                connection.execute("PRAGMA journal_mode=wal")
+        with sqlite3.connect(path) as connection:  # readers and writers no longer block
+            connection.execute("PRAGMA journal_mode=wal")
     return store
 
 
@@ -404,5 +419,8 @@ def _components(record: Record) -> str:
 def _what_to_mind(record: Record) -> str:
     notes = [f"- `{doubt.code}` {doubt.message}" for doubt in record.doubts]
     if record.cell.config["phase"]["kind"] == "inference":
-        notes.append("- Inference ran on freshly initialised weights: its accuracy is chance.")
+        notes.append(
+            "- Inference ran on the weights that the builder initialises; random ones answer by "
+            "chance."
+        )
     return "\n".join(notes)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from greenlab import data
 from greenlab.config import Config, Device, Model, Phase
 from greenlab.data import Batches
-from greenlab.errors import HardwareMismatchError, ModelError
+from greenlab.errors import HardwareMismatchError, ModelError, first_line
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,11 +170,10 @@ def check_output(model: nn.Module, sample: Tensor, config: Config) -> None:
         with torch.inference_mode():
             output = model(sample)
     except Exception as error:  # whatever a user's forward raises
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
-            f"model._target_={target} does not take the data's shape {shape}: {reason}. Set "
-            "dataset.image_size and dataset.num_channels (dataset=synthetic takes any), or "
-            "another model"
+            f"model._target_={target} does not take the data's shape {shape}: "
+            f"{first_line(error)}. Set dataset.image_size and dataset.num_channels "
+            "(dataset=synthetic takes any), or another model"
         ) from error
     wanted = (1, config.dataset.num_classes)
     found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

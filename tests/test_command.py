@@ -220,3 +220,15 @@ def test_doctor_is_content_with_a_metered_machine(greenlab: CommandLine) -> None
         result = greenlab(module="greenlab.doctor")
     assert result.returncode == 0
     assert result.stdout.count("measured:") == 3
+
+
+def test_a_folder_is_never_written_twice_and_no_old_result_served_as_new(
+    greenlab: CommandLine,
+) -> None:
+    first = greenlab("hydra.run.dir=mine", *QUICK)
+    assert first.returncode == 0, first.stdout + first.stderr
+    again = greenlab("hydra.run.dir=mine", "seed=1", *QUICK)
+    assert again.returncode == 1
+    assert "holds the results of another cell" in again.stderr
+    [record] = greenlab.records()
+    assert record.cell.config["seed"] == 0

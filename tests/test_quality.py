@@ -290,3 +290,9 @@ def test_a_measurement_without_any_energy_source_is_judged_on_the_rest() -> None
     )
 
     assert doubts(measured) == []
+
+
+def test_a_model_that_could_not_be_evaluated_is_doubted_once() -> None:
+    empty = Outcome(num_samples=0, num_batches=0, loss=math.nan, accuracy=math.nan)
+    found = {doubt.code for doubt in doubts(replace(CLEAN, evaluation=empty))}
+    assert found == {"not_evaluated"}

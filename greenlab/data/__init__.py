@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from greenlab.config import Dataset
-from greenlab.errors import ConfigError, DataUnavailableError
+from greenlab.errors import ConfigError, DataUnavailableError, GreenlabError, first_line
 
 _PADDING = 4  # pixels on each side of an image before a crop: the paper's code
 
@@ -58,7 +58,17 @@ def load(dataset: Dataset, seed: int) -> Data:
         ConfigError: the loader cannot be imported, or returns what the configuration does not say.
         DataUnavailableError: the data is not here and cannot be fetched, or is too small.
     """
-    data = _checked(_resolve(dataset._target_)(dataset, seed), dataset)
+    loader = _resolve(dataset._target_)
+    try:
+        loaded = loader(dataset, seed)
+    except GreenlabError:
+        raise
+    except Exception as error:  # whatever a user's loader raises
+        raise DataUnavailableError(
+            f"dataset._target_={dataset._target_} fails: {type(error).__name__}: "
+            f"{first_line(error)}"
+        ) from error
+    data = _checked(loaded, dataset)
     if (num_samples := dataset.num_samples) is None:
         return data
     if num_samples > len(data.train):

@@ -90,6 +90,12 @@ class Meter:
             part_energy_j=part_j,
         )
 
+    def restart_health(self) -> None:
+        """Forget how the counters behaved while nothing was metered: loading, warming up."""
+        with self._lock:
+            for _, counter in self._counters:
+                counter.restart_health()
+
     def health(self) -> list[CounterHealth]:
         """How each counter behaved so far."""
         with self._lock:
@@ -108,7 +114,8 @@ def open_meter(hardware: Hardware, *, uses_cuda: bool) -> Meter:
     With `uses_cuda` the GPU that the workload runs on is metered, else every visible one.
 
     Raises:
-        MeterUnavailableError: a source that was asked for by name cannot be read.
+        MeterUnavailableError: a source that was asked for by name cannot be read, or the GPU that
+            the workload runs on cannot.
     """
     return Meter(choose_sources(hardware, uses_cuda=uses_cuda))
 
@@ -128,12 +135,9 @@ def _choose_gpu(wanted: GpuSource, *, uses_cuda: bool) -> OpenSource:
     try:
         visible = zeus_counters.visible_gpu_indices()
     except MeterUnavailableError as error:
-        if wanted is GpuSource.auto:
+        if wanted is GpuSource.auto and not uses_cuda:
             return _absent("gpu", str(error))
-        raise MeterUnavailableError(
-            f"hardware.energy_sources.gpu={wanted.name}: {error}; "
-            "hardware.energy_sources.gpu=none leaves it out"
-        ) from error
+        raise _gpu_unavailable(wanted, error) from error
     indices = visible[:1] if uses_cuda else visible
     if wanted is GpuSource.nvml_power:
         return _measured("gpu", "measured:nvml_power", zeus_counters.gpu_power_counters(indices))
@@ -146,8 +150,18 @@ def _choose_gpu(wanted: GpuSource, *, uses_cuda: bool) -> OpenSource:
     try:
         counters = zeus_counters.gpu_power_counters(indices)
     except MeterUnavailableError as error:
-        return _absent("gpu", str(error))
+        if not uses_cuda:
+            return _absent("gpu", str(error))
+        raise _gpu_unavailable(wanted, error) from error
     return _measured("gpu", "measured:nvml_power", counters, reason)
+
+
+def _gpu_unavailable(wanted: GpuSource, error: MeterUnavailableError) -> MeterUnavailableError:
+    """A total without the GPU that did the work would pass for the whole."""
+    return MeterUnavailableError(
+        f"hardware.energy_sources.gpu={wanted.name}: {error}; hardware.energy_sources.gpu=none "
+        "leaves the GPU out of the account"
+    )
 
 
 def _choose_cpu(wanted: CpuSource, hardware: Hardware) -> OpenSource:

@@ -33,10 +33,14 @@ class Counter:
         self._read_raw_j = read_raw_j
         self._range_j = range_j
         self._clock = clock
-        self._raw_j = read_raw_j()
-        self._read_at_s = self._advanced_at_s = clock()
-        self._peak_from = (self._read_at_s, 0.0)
         self._joules = 0.0
+        self.restart_health()
+
+    def restart_health(self) -> None:
+        """Start `health` afresh, from a new reading."""
+        self._raw_j = self._read_raw_j()
+        self._read_at_s = self._advanced_at_s = self._clock()
+        self._peak_from = (self._read_at_s, self._joules)
         self._num_wraps = self._num_resets = 0
         self._longest_gap_s = self._longest_still_s = self._peak_w = 0.0
 
@@ -70,7 +74,7 @@ class Counter:
         return 0.0
 
     def health(self) -> CounterHealth:
-        """How it behaved so far."""
+        """How it behaved since it was opened, or since `restart_health`."""
         return CounterHealth(
             part=self.part,
             range_j=self._range_j,

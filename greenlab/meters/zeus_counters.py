@@ -242,14 +242,30 @@ def _parse_visible(pynvml: Any, visible: str, present: Sequence[int]) -> list[in
             indices.append(int(token))
         else:
             break
-    return indices
+    return (
+        indices if len(set(indices)) == len(indices) else []
+    )  # CUDA sees none if one is named twice
 
 
 def _open_gpu(index: int) -> Any:
     from zeus.device.gpu.nvidia import NVIDIAGPU
+    from zeus.exception import ZeusBaseError
 
-    _nvml()
-    return NVIDIAGPU(index)
+    pynvml = _nvml()
+    try:
+        gpu = NVIDIAGPU(index)
+    except ZeusBaseError as error:
+        raise MeterUnavailableError(f"GPU {index} does not answer: {error}") from error
+    try:
+        is_sliced = pynvml.nvmlDeviceGetMigMode(gpu.handle)[0] == pynvml.NVML_DEVICE_MIG_ENABLE
+    except pynvml.NVMLError:
+        is_sliced = False  # a GPU that knows no slices
+    if is_sliced:
+        raise MeterUnavailableError(
+            f"GPU {index} is divided into MIG slices, and only the whole board is metered, with "
+            "whatever runs on the other slices. Switch MIG off (sudo nvidia-smi -mig 0)"
+        )
+    return gpu
 
 
 def gpu_energy_counters(indices: Sequence[int]) -> list[CounterSpec]:
@@ -333,7 +349,8 @@ def gpu_power_reader(index: int) -> Callable[[], float]:
         with _gpu_errors(index):
             return float(pynvml.nvmlDeviceGetPowerUsage(gpu.handle)) / 1000
 
-    for read_w in (instant_w, plain_w):
+    # On Grace Hopper the instantaneous reading is the whole module's, CPU included.
+    for read_w in (plain_w,) if gpu._is_grace_hopper else (instant_w, plain_w):
         try:
             read_w()
         except MeterReadError:
