@@ -53,8 +53,9 @@ def preflight(config: Config) -> Place:
     Raises:
         HardwareMismatchError: it is not.
     """
-    device = choose_device(config.hardware.device)
     environment = describe_environment()
+    check_hardware(config.hardware, environment, gpu_name=None)  # another machine altogether?
+    device = choose_device(config.hardware.device)
     gpu_name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     mismatches = check_hardware(config.hardware, environment, gpu_name=gpu_name)
     return Place(device=device, environment=environment, mismatches=mismatches)

@@ -113,7 +113,7 @@ def _windows(measured: Measurement) -> Iterator[Doubt]:
         yield Doubt(
             code="short_active",
             message=f"the passes took {active_s:.1f} s, under {MIN_ACTIVE_S:g} s: raise "
-            "phase.epochs, phase.min_active_s or dataset.num_samples",
+            "phase.epochs (training), phase.min_active_s (inference) or dataset.num_samples",
         )
     idle_s = min(window.duration_s for window in measured.idle_windows)
     if idle_s < MIN_IDLE_S:

@@ -61,15 +61,18 @@ def run(composed: DictConfig) -> float:
     """
     config = configuration.from_omegaconf(composed)
     folder = Path(HydraConfig.get().runtime.output_dir).resolve()
+    alone = HydraConfig.get().mode is RunMode.RUN
+    cell = _describe_cell(config)
+    if alone:
+        logger.info("measuring %s: idle window, passes, idle window; log in %s", cell.name, folder)
     try:
-        record = measure_in_own_process(_describe_cell(config), folder)
+        record = measure_in_own_process(cell, folder)
     finally:  # also when it was stopped: there is a record of that too
         landed = land(folder, config)
-    alone = HydraConfig.get().mode is RunMode.RUN
     report(record, alone=alone)
     if alone:
         if landed is not None:
-            logger.info("MLflow run: %s", landed)
+            logger.info("MLflow run (make ui serves it): %s", landed)
         if record.status != "FINISHED" or landed is None:
             raise SystemExit(1)
     return records.metrics(record).get("energy/net_j", math.nan)
@@ -78,6 +81,8 @@ def run(composed: DictConfig) -> float:
 def _describe_cell(config: Config) -> Cell:
     hydra = HydraConfig.get()
     chosen = hydra.runtime.choices
+    choices = {group: str(chosen[group]) for group in CHOICES if chosen.get(group) is not None}
+    choices["batch_size"] = str(config.batch_size.size)  # whatever option it was made from
     settings = configuration.to_dict(config)
     settings["mlflow"]["tracking_uri"] = tracking.without_password(
         tracking.resolve_uri(config.mlflow)
@@ -85,7 +90,7 @@ def _describe_cell(config: Config) -> Cell:
     return Cell(
         uid=uuid.uuid4().hex,
         signature=configuration.signature(config),
-        choices={group: str(chosen[group]) for group in CHOICES if chosen.get(group) is not None},
+        choices=choices,
         overrides=[tracking.without_password(o) or "" for o in hydra.overrides.task],
         sweep=ticket.sweep if ticket else "",
         position=ticket.position if ticket else 1,

@@ -52,8 +52,7 @@ class Sweep(Callback):
         """Refuse a single cell that cannot be run or stored, before it starts."""
         with _refusals():
             cell = configuration.from_omegaconf(config)
-            _check_writable(Path(config.hydra.run.dir), "hydra.run.dir")
-            run.refuse_used(Path(config.hydra.run.dir))
+            _claim(Path(config.hydra.run.dir), "hydra.run.dir")
             _refuse_env_set(config)
             tracking.check_reachable(cell.mlflow)
             run.start_server([cell])
@@ -65,7 +64,7 @@ class Sweep(Callback):
         global open_sweep
         with _refusals():
             grid = _compose_grid(config)
-            _check_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+            _claim(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
             _refuse_env_set(config)
             self.mlflow = grid[0].mlflow
             tracking.check_reachable(self.mlflow)
@@ -206,11 +205,19 @@ def _refuse_env_set(config: DictConfig) -> None:
         )
 
 
-def _check_writable(folder: Path, key: str) -> None:
+def _claim(folder: Path, key: str) -> None:
+    """Make `folder` this run's own: two that start in the same second are given the same name.
+
+    Raises:
+        OutputError: it cannot be written, or another run has it.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        (folder / CLAIM_FILE).touch(exist_ok=False)
+    except FileExistsError as error:
+        raise OutputError(
+            f"{key}={folder} holds the results of another run; start again, or name another folder"
+        ) from error
     except OSError as error:
         raise OutputError(
             f"{key}={folder} cannot be written ({error.strerror}); name a folder that can, for "
@@ -218,12 +225,14 @@ def _check_writable(folder: Path, key: str) -> None:
         ) from error
 
 
+CLAIM_FILE = ".greenlab"
 COLUMNS = {
     "model": "left",
     "batch": "right",
     "phase": "left",
     "net J": "right",
     "J/sample": "right",
+    "samples": "right",
     "mean W": "right",
     "samples/s": "right",
     "accuracy": "right",
@@ -246,6 +255,7 @@ def _row(record: Record) -> list[str]:
         chosen.get("phase", ""),
         number("energy/net_j", ",.1f"),
         number("energy/net_per_sample_j", ".4g"),
+        number("work/samples", ",.0f"),
         number("power/mean_w", ".1f"),
         number("time/samples_per_s", ",.0f"),
         number("task/accuracy", ".3f"),

@@ -9,6 +9,7 @@ import os
 import re
 import socket
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -183,7 +184,8 @@ def check_reachable(settings: Mlflow) -> None:
         if (path := sqlite_path(uri)) is not None:
             if not path.parent.is_dir():
                 raise FileNotFoundError(f"the folder {path.parent} does not exist")
-            return
+            with tempfile.TemporaryFile(dir=path.parent):  # SQLite keeps files beside its own
+                return
         parts = urlsplit(str(without_password(uri)))  # errors quote what they cannot parse
         ports = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}
         port = parts.port or ports.get(parts.scheme.partition("+")[0])

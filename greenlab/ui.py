@@ -6,6 +6,7 @@ processes and memory, for a machine that is there to be measured.
 
 import argparse
 import os
+import socket
 import sys
 
 from greenlab import tracking
@@ -29,6 +30,7 @@ def main() -> None:
         raise SystemExit(f"greenlab: {error}") from error
     if store.uri.startswith("http"):
         raise SystemExit(f"greenlab: {store.uri} is a server already; open it in a browser")
+    _refuse_taken(arguments.port)
     console = open_console()
     for name, address in store.view_links().items():
         here = address.replace(tracking.UI_URL, f"http://127.0.0.1:{arguments.port}")
@@ -41,6 +43,15 @@ def main() -> None:
         sys.executable,
         [sys.executable, "-m", "mlflow", *server, "--backend-store-uri", store.uri],
     )
+
+
+def _refuse_taken(port: int) -> None:
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", port))
+    except (OSError, OverflowError) as error:
+        raise SystemExit(f"greenlab: --port {port} cannot be used: {error}") from error
 
 
 if __name__ == "__main__":

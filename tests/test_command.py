@@ -229,6 +229,6 @@ def test_a_folder_is_never_written_twice_and_no_old_result_served_as_new(
     assert first.returncode == 0, first.stdout + first.stderr
     again = greenlab("hydra.run.dir=mine", "seed=1", *QUICK)
     assert again.returncode == 1
-    assert "holds the results of another cell" in again.stderr
+    assert "holds the results of another run" in again.stderr
     [record] = greenlab.records()
     assert record.cell.config["seed"] == 0

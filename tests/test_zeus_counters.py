@@ -96,6 +96,7 @@ class FakeNvml:
         ("-1", []),
         ("", []),
         ("GPU-gone,0", []),
+        ("0,0", []),
     ],
 )
 def test_visible_gpus_are_what_cuda_would_see(visible: str, indices: list[int]) -> None:

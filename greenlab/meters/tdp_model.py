@@ -1,8 +1,8 @@
 """CPU energy without a counter: thermal design power times utilisation (paper, Sec. 4.1).
 
-The operating system counts busy CPU seconds, so the integral of utilisation over time is exact; the
-proportionality to TDP is not, and may be off by a factor of two and more. Every number made from it
-is marked `modelled:tdp`.
+The operating system counts busy CPU seconds, so the integral of utilisation over time is exact to a
+tick (10 ms of one CPU); the proportionality to TDP may be off by a factor of two and more. Every
+number made from it is marked `modelled:tdp`.
 """
 
 from dataclasses import dataclass

@@ -242,9 +242,8 @@ def _parse_visible(pynvml: Any, visible: str, present: Sequence[int]) -> list[in
             indices.append(int(token))
         else:
             break
-    return (
-        indices if len(set(indices)) == len(indices) else []
-    )  # CUDA sees none if one is named twice
+    has_duplicates = len(set(indices)) < len(indices)
+    return [] if has_duplicates else indices  # CUDA sees none if one is named twice
 
 
 def _open_gpu(index: int) -> Any:
