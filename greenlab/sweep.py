@@ -52,19 +52,20 @@ class Sweep(Callback):
         """Refuse a single cell that cannot be run or stored, before it starts."""
         with _refusals():
             cell = configuration.from_omegaconf(config)
-            _claim(Path(config.hydra.run.dir), "hydra.run.dir")
+            _check_writable(Path(config.hydra.run.dir), "hydra.run.dir")
             _refuse_env_set(config)
             tracking.check_reachable(cell.mlflow)
             run.start_server([cell])
             tracking.open_store(cell.mlflow)
             run.preflight([cell])
+            _claim(Path(config.hydra.run.dir), "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a grid with a cell that cannot be run, before any cell starts; else begin it."""
         global open_sweep
         with _refusals():
             grid = _compose_grid(config)
-            _claim(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+            _check_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
             _refuse_env_set(config)
             self.mlflow = grid[0].mlflow
             tracking.check_reachable(self.mlflow)
@@ -72,6 +73,7 @@ class Sweep(Callback):
             store = tracking.open_store(self.mlflow)
             logger.info("checking %d cells", len(grid))
             run.preflight(grid)
+            _claim(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
             self.began_s = time.time()
             self.name = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
             self.num_cells = len(grid)
@@ -205,23 +207,29 @@ def _refuse_env_set(config: DictConfig) -> None:
         )
 
 
-def _claim(folder: Path, key: str) -> None:
-    """Make `folder` this run's own: two that start in the same second are given the same name.
-
-    Raises:
-        OutputError: it cannot be written, or another run has it.
-    """
+def _check_writable(folder: Path, key: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / CLAIM_FILE).touch(exist_ok=False)
-    except FileExistsError as error:
-        raise OutputError(
-            f"{key}={folder} holds the results of another run; start again, or name another folder"
-        ) from error
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise OutputError(
             f"{key}={folder} cannot be written ({error.strerror}); name a folder that can, for "
             f"example {key}={Path(tempfile.gettempdir()) / 'greenlab'}"
+        ) from error
+
+
+def _claim(folder: Path, key: str) -> None:
+    """Make `folder` this run's own: two that start in the same second are given the same name.
+
+    Raises:
+        OutputError: another run has it.
+    """
+    try:
+        (folder / CLAIM_FILE).touch(exist_ok=False)
+    except FileExistsError as error:
+        raise OutputError(
+            f"{key}={folder} holds the results of another run; start again, or name another folder"
         ) from error
 
 
