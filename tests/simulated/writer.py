@@ -15,6 +15,7 @@ import shutil
 import struct
 import sys
 import time
+from abc import ABC, abstractmethod
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def map_file(path: Path) -> "memoryview[int]":
         return memoryview(mmap.mmap(file.fileno(), 0))
 
 
-class Counter:
+class Counter(ABC):
     """One energy counter: its truth in joules, and the value that it shows."""
 
     def __init__(self, spec: dict[str, Any]) -> None:
@@ -80,12 +81,13 @@ class Counter:
     def reset(self) -> None:
         self._start_uj = -int(self.energy_j * 1e6)
 
+    @abstractmethod
     def remove(self) -> None:
         """Take the counter away from whoever reads it; its truth goes on."""
-        raise NotImplementedError
 
+    @abstractmethod
     def publish(self, now_s: float, active: bool) -> None:
-        raise NotImplementedError
+        """Show the counter to whoever reads it."""
 
 
 class ZoneFile(Counter):
