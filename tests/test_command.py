@@ -194,7 +194,7 @@ def test_bad_input_is_refused_with_one_clear_message(
 def test_help_lists_the_live_options_and_examples(greenlab: CommandLine) -> None:
     printed = greenlab("--help").stdout
     for part in (
-        "model: lenet, mobilenet_v2, resnet18, vgg16",
+        "model: densenet121, dpn26, efficientnet_b0, googlenet, lenet",
         "phase: inference, train",
         "dataset: cifar10, digits, synthetic",
         "hardware: auto, cpu, cuda, hc1, hc2, hc3",

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
 
 
 class _Stage(NamedTuple):
@@ -43,9 +44,9 @@ def mobilenet_v2(num_classes: int = 10) -> nn.Module:
             num_in = stage.num_out
     return nn.Sequential(
         OrderedDict(
-            stem=nn.Sequential(*_conv_norm(3, 32, kernel_size=3), nn.ReLU(inplace=True)),
+            stem=Conv2dNormActivation(3, 32),
             blocks=nn.Sequential(*blocks),
-            head=nn.Sequential(*_conv_norm(320, 1280, kernel_size=1), nn.ReLU(inplace=True)),
+            head=Conv2dNormActivation(320, 1280, kernel_size=1),
             pool=nn.AdaptiveAvgPool2d(1),
             flatten=nn.Flatten(1),
             classifier=nn.Linear(1280, num_classes),
@@ -58,33 +59,18 @@ class _InvertedResidual(nn.Module):
         super().__init__()
         num_wide = num_in * widening
         self.residual = nn.Sequential(
-            *_conv_norm(num_in, num_wide, kernel_size=1),
-            nn.ReLU(inplace=True),
-            *_conv_norm(num_wide, num_wide, kernel_size=3, stride=stride, groups=num_wide),
-            nn.ReLU(inplace=True),
-            *_conv_norm(num_wide, num_out, kernel_size=1),  # linear: no ReLU on the narrow side
+            Conv2dNormActivation(num_in, num_wide, kernel_size=1),
+            Conv2dNormActivation(num_wide, num_wide, stride=stride, groups=num_wide),
+            Conv2dNormActivation(num_wide, num_out, kernel_size=1, activation_layer=None),
         )
         self.shortcut: nn.Module | None = None
         if stride == 1 and num_in == num_out:
             self.shortcut = nn.Identity()
         elif stride == 1:
-            self.shortcut = nn.Sequential(*_conv_norm(num_in, num_out, kernel_size=1))
+            self.shortcut = Conv2dNormActivation(
+                num_in, num_out, kernel_size=1, activation_layer=None
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         residual: Tensor = self.residual(x)
         return residual if self.shortcut is None else residual + self.shortcut(x)
-
-
-def _conv_norm(
-    num_in: int, num_out: int, *, kernel_size: int, stride: int = 1, groups: int = 1
-) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
-    conv = nn.Conv2d(
-        num_in,
-        num_out,
-        kernel_size,
-        stride=stride,
-        padding=kernel_size // 2,
-        groups=groups,
-        bias=False,
-    )
-    return conv, nn.BatchNorm2d(num_out)

@@ -1,8 +1,8 @@
 """ResNet18: each block learns what to add to its input, so that depth does not hinder training.
 
 He, Zhang, Ren, Sun, *Deep Residual Learning for Image Recognition* (2015). The original opens with
-a 7×7 convolution of stride 2 and a max-pool, which leave 8×8 of a 32×32 image. The CIFAR form
-opens with a 3×3 convolution of stride 1 and no max-pool; the rest is torchvision's ResNet18.
+a 7×7 convolution of stride 2 and a max-pool, which leave 8×8 of a 32×32 image. The CIFAR form opens
+with a 3×3 convolution of stride 1 and no max-pool; the rest is torchvision's ResNet18.
 """
 
 import torchvision

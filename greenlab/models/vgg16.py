@@ -1,9 +1,9 @@
 """VGG16 with batch norm: thirteen 3×3 convolutions in five stages, each halving the image.
 
 Simonyan, Zisserman, *Very Deep Convolutional Networks for Large-Scale Image Recognition* (2014);
-batch norm came later. Five halvings take a 32×32 image down to 512×1×1, so the CIFAR form needs
-no average pool, and one linear layer stands for the original's three, which hold nine tenths of
-its parameters. The convolutions are torchvision's configuration D.
+batch norm came later. Five halvings take a 32×32 image down to 512×1×1, so the CIFAR form needs no
+average pool, and one linear layer stands for the original's three, which hold nine tenths of its
+parameters. The convolutions are torchvision's configuration D.
 """
 
 from collections import OrderedDict

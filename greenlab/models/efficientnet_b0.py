@@ -1,0 +1,27 @@
+"""EfficientNet-B0: MobileNetV2's inverted residuals with channel attention, sized by a search.
+
+Tan, Le, *EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks* (2019). The
+CIFAR form opens with a convolution of stride 1 in place of 2 and classifies the 320 features of the
+last block, without the original's widening to 1,280; the rest is torchvision's EfficientNet-B0,
+dropout and stochastic depth included. The last feature map is 2×2.
+"""
+
+import math
+from typing import Any
+
+import torchvision
+from torch import nn
+
+
+def efficientnet_b0(num_classes: int = 10) -> nn.Module:
+    """EfficientNet-B0 for 3×32×32 images: 3,598,598 parameters with 10 classes."""
+    network: Any = torchvision.models.efficientnet_b0(num_classes=num_classes)
+    network.features[0][0].stride = (1, 1)
+    network.features[8] = nn.Identity()
+    classifier = nn.Linear(320, num_classes)
+    bound = 1 / math.sqrt(num_classes)  # as torchvision initialises the one that it replaces
+    nn.init.uniform_(classifier.weight, -bound, bound)
+    nn.init.zeros_(classifier.bias)
+    network.classifier[1] = classifier
+    built: nn.Module = network
+    return built
