@@ -8,11 +8,8 @@ from types import FrameType
 import hydra
 
 from greenlab import sweep
+from greenlab.grid import CONF
 from greenlab.run import run
-
-HERE = Path(__file__).parent
-CONF = next(conf for conf in (HERE / "conf", HERE.parent / "conf") if conf.is_dir())
-"""Inside an installed package, or beside it in a checkout."""
 
 
 class Terminated(KeyboardInterrupt):

@@ -17,8 +17,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from greenlab.config import Config, from_dict
-from greenlab.errors import GreenlabError
+from greenlab.config import Config, PhaseKind, from_dict
+from greenlab.errors import GreenlabError, ModelError
 from greenlab.record import (
     LOG_FILE,
     POWER_FILE,
@@ -98,9 +98,10 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
     from greenlab import data
     from greenlab.experiment import preflight
     from greenlab.meters import choose_sources
-    from greenlab.workload import build_model, check_output
+    from greenlab.network import NOTHING_TO_TRAIN, build_model, can_train, check_output
 
     images: dict[str, Any] = {}
+    trainable: dict[str, bool] = {}
 
     def check_hardware(config: Config) -> None:
         place = preflight(config)
@@ -113,7 +114,13 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
     def check_model(config: Config) -> None:
         image = images.get(repr(config.dataset))
         if image is not None:  # else its absence is a problem already
-            check_output(build_model(config.model, config.dataset.num_classes), image, config)
+            model = build_model(config.model, config.dataset.num_classes)
+            trainable[repr(config.model)] = can_train(model)
+            check_output(model, image, config)
+
+    def check_training(config: Config) -> None:
+        if config.phase.kind is PhaseKind.train and not trainable.get(repr(config.model), True):
+            raise ModelError(f"model._target_={config.model._target_}: {NOTHING_TO_TRAIN}")
 
     problems: list[str] = []
     checked: set[str] = set()
@@ -122,6 +129,7 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
             (check_hardware, config.hardware),
             (check_data, (config.dataset, config.seed)),
             (check_model, (config.model, config.dataset)),
+            (check_training, (config.model, config.phase.kind)),
         ):
             if (key := f"{check.__name__} {part}") in checked:
                 continue

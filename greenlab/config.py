@@ -82,8 +82,12 @@ class Model:
     """A network: the builder that makes it and the builder's arguments."""
 
     _target_: str = MISSING
-    """Importable callable that returns a torch.nn.Module; it is given `num_classes` as well."""
+    """Importable callable that returns a torch.nn.Module; `num_classes` is given to one that takes
+    it."""
     kwargs: dict[str, Any] = field(default_factory=dict)
+    freeze: list[str] = field(default_factory=list)
+    """Layers or parameters that training leaves as they are: names in the model, `*` for any text.
+    Running statistics of a frozen batch norm still follow the data."""
 
 
 @dataclass

@@ -9,11 +9,15 @@ backward pass of grouped convolutions it is not.
 
 import copy
 import logging
+from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import thop
 import torch
 from thop.profile import register_hooks as thop_rules
+from thop.vision.basic_hooks import zero_ops
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -21,15 +25,32 @@ from greenlab.record import ModelProfile
 
 logger = logging.getLogger(__name__)
 
-# Layers that multiply nothing at inference; thop has no rule for them, and they need none.
+# Layers that move values or change each by itself; like ReLU, for which thop has this rule, they
+# count as no multiply-accumulate.
 _FREE_LAYERS = (
     nn.Identity,
     nn.Flatten,
     nn.Unflatten,
     nn.ChannelShuffle,
-    nn.modules.dropout._DropoutNd,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+    nn.ELU,
+    nn.GELU,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.Hardtanh,
+    nn.Mish,
+    nn.SELU,
+    nn.Sigmoid,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Tanh,
 )
-_FREE_NAMES = ("StochasticDepth",)  # torchvision's: four seconds to import for one isinstance
+_RULES = thop_rules | dict.fromkeys(_FREE_LAYERS, zero_ops)
+_FREE_NAMES = ("StochasticDepth",)  # torchvision's: four seconds to import for one comparison
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -66,18 +87,62 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def _count_macs_exactly(model: nn.Module, sample: Tensor) -> int:
-    counted = copy.deepcopy(model).eval()
+    return _count_flops(copy.deepcopy(model).eval(), sample).get_total_flops() // 2
+
+
+def _count_flops(model: nn.Module, sample: Tensor) -> FlopCounterMode:
     counter = FlopCounterMode(display=False)
     # With gradients on, although none is taken: without, attention layers run as one fused
     # operation that the counter does not know.
     with torch.enable_grad(), counter:
-        counted(sample)
-    return int(counter.get_total_flops()) // 2
+        model(sample)
+    return counter
 
 
 def _count_macs_by_thop(model: nn.Module, sample: Tensor) -> int:
-    macs: float = thop.profile(copy.deepcopy(model), inputs=(sample,), verbose=False)[0]
+    counted = copy.deepcopy(model)
+    macs: float = thop.profile(counted, (sample,), custom_ops=_RULES, verbose=False)[0]
     return round(macs)
+
+
+@dataclass(kw_only=True, slots=True)
+class LayerMacs:
+    """What all layers of one type cost one sample, by either count."""
+
+    macs: int = 0
+    """By thop."""
+    macs_exact: int = 0
+    """Convolutions and matrix products."""
+
+
+def count_macs_by_layer_type(model: nn.Module, sample: Tensor) -> dict[str, LayerMacs]:
+    """Tell where the MACs of `profile_model` are, and where its two counts part.
+
+    Layer types that cost nothing by either count are left out; a module that computes something
+    beside its parts is a layer of its own type.
+    """
+    found: defaultdict[str, LayerMacs] = defaultdict(LayerMacs)
+    counted = copy.deepcopy(model).eval()
+    flops = _count_flops(counted, sample).get_flop_counts()
+    whole = {name: sum(by_operation.values()) for name, by_operation in flops.items()}
+    root = type(counted).__name__
+    for name, module in counted.named_modules():
+        path = f"{root}.{name}" if name else root
+        parts = sum(whole.get(f"{path}.{part}", 0) for part, _ in module.named_children())
+        found[type(module).__name__].macs_exact += (whole.get(path, 0) - parts) // 2
+
+    def walk(module: nn.Module, macs: float, parts: dict[str, Any]) -> None:
+        if not parts:
+            found[type(module).__name__].macs += round(macs)
+        for name, (macs_of_part, _, parts_of_part) in parts.items():
+            walk(module.get_submodule(name), macs_of_part, parts_of_part)
+
+    thopped = copy.deepcopy(model)
+    macs, _, parts = thop.profile(
+        thopped, (sample,), custom_ops=_RULES, verbose=False, ret_layer_info=True
+    )
+    walk(thopped, macs, parts)
+    return {name: macs for name, macs in sorted(found.items()) if macs.macs or macs.macs_exact}
 
 
 def _uncounted_layers(model: nn.Module) -> tuple[str, ...]:
@@ -91,8 +156,8 @@ def _uncounted_layers(model: nn.Module) -> tuple[str, ...]:
             {
                 type(module).__name__
                 for module in model.modules()
-                if type(module) not in thop_rules
-                and not isinstance(module, (*_FREE_LAYERS, *_CONTAINERS))
+                if type(module) not in _RULES
+                and not isinstance(module, _CONTAINERS)
                 and type(module).__name__ not in _FREE_NAMES
                 and (not list(module.children()) or list(module.parameters(recurse=False)))
             }

@@ -13,19 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 from rich.table import Table
 
 from greenlab import config as configuration
+from greenlab import grid as grids
 from greenlab import record as records
 from greenlab import run, tracking
-from greenlab.config import Config
 from greenlab.errors import ConfigError, GreenlabError, OutputError, first_line
 from greenlab.record import Record
 from greenlab.run import Ticket
@@ -51,6 +46,7 @@ class Sweep(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a single cell that cannot be run or stored, before it starts."""
         with _refusals():
+            grids.import_from(grids.own_folders(config))
             cell = configuration.from_omegaconf(config)
             _check_writable(Path(config.hydra.run.dir), "hydra.run.dir")
             _refuse_env_set(config)
@@ -64,7 +60,8 @@ class Sweep(Callback):
         """Refuse a grid with a cell that cannot be run, before any cell starts; else begin it."""
         global open_sweep
         with _refusals():
-            grid = _compose_grid(config)
+            grids.import_from(grids.own_folders(config))
+            grid = grids.compose_sweep(config)
             _check_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
             _refuse_env_set(config)
             self.mlflow = grid[0].mlflow
@@ -84,6 +81,7 @@ class Sweep(Callback):
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Tell the process that is about to run a cell which one it is."""
+        grids.import_from(grids.own_folders(config))
         if self.num_cells:
             run.ticket = Ticket(
                 sweep=self.name,
@@ -169,34 +167,6 @@ def _refusals() -> Iterator[None]:
     except Exception as error:
         logger.exception("greenlab failed outside its cells")
         raise SystemExit(f"greenlab: {first_line(error)}") from error
-
-
-def _compose_grid(config: DictConfig) -> list[Config]:
-    """Every cell's configuration, checked.
-
-    Raises:
-        ConfigError: a cell's settings break a rule, or there is no cell at all.
-    """
-    loader = GlobalHydra.instance().config_loader()
-    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    overrides = OverridesParser.create(loader).parse_overrides(
-        [*params, *config.hydra.overrides.task]
-    )
-    [cells] = BasicSweeper.split_arguments(overrides, max_batch_size=None)
-    if not cells:
-        raise ConfigError(
-            f"no cell matches {' '.join([*params, *config.hydra.overrides.task])}: a glob found no "
-            "option. python -m greenlab --help lists the options of every group"
-        )
-    grid = []
-    for chosen in cells:
-        try:
-            grid.append(configuration.from_omegaconf(loader.load_sweep_config(config, chosen)))
-        except ConfigError as error:
-            raise ConfigError(f"{' '.join(chosen)}: {error}") from error
-        except (HydraException, OmegaConfBaseException) as error:  # they name the cell's option
-            raise ConfigError(str(error).strip()) from error
-    return grid
 
 
 def _refuse_env_set(config: DictConfig) -> None:

@@ -1,20 +1,18 @@
 """Turns a configuration into something that runs: device, model, optimiser, batches, seeds."""
 
 import os
-import pkgutil
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from greenlab import data
-from greenlab.config import Config, Device, Model, Phase
+from greenlab.config import Config, Device, Phase, PhaseKind
 from greenlab.data import Batches
-from greenlab.errors import HardwareMismatchError, ModelError, first_line
+from greenlab.errors import HardwareMismatchError, ModelError
+from greenlab.network import NOTHING_TO_TRAIN, build_model, can_train, check_output
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,70 +113,23 @@ def build_workload(config: Config, device: torch.device) -> Workload:
     )
 
 
-def build_model(model: Model, num_classes: int) -> nn.Module:
-    """Call the model's builder.
-
-    Raises:
-        ModelError: it cannot be imported, fails, or returns something that is not a module.
-    """
-    try:
-        builder: Callable[..., Any] = pkgutil.resolve_name(model._target_)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ModelError(
-            f"model._target_={model._target_} cannot be imported: {error}. It is the dotted name "
-            "of a function or class, importable from the working directory"
-        ) from error
-    try:
-        built = builder(**{"num_classes": num_classes, **model.kwargs})
-    except Exception as error:  # whatever a user's builder raises
-        raise ModelError(
-            f"model._target_={model._target_} fails when it is called with num_classes="
-            f"{num_classes} and model.kwargs={dict(model.kwargs)}: {error}"
-        ) from error
-    if not isinstance(built, nn.Module):
-        raise ModelError(
-            f"model._target_={model._target_} returned a {type(built).__name__}, not a "
-            "torch.nn.Module"
-        )
-    return built
-
-
 def build_optimiser(
     model: nn.Module, phase: Phase
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
-    """SGD with momentum and a cosine schedule over the epochs, as the paper trains."""
+    """SGD with momentum and a cosine schedule over the epochs, as the paper trains.
+
+    Frozen parameters are left out: weight decay would move them.
+
+    Raises:
+        ModelError: the phase trains and there is nothing to train.
+    """
+    if phase.kind is PhaseKind.train and not can_train(model):
+        raise ModelError(NOTHING_TO_TRAIN)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD(
-        (parameter for parameter in model.parameters() if parameter.requires_grad),
+        [{"params": trained}],
         lr=phase.learning_rate,
         momentum=phase.momentum,
         weight_decay=phase.weight_decay,
     )
     return optimiser, torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=phase.epochs)
-
-
-def check_output(model: nn.Module, sample: Tensor, config: Config) -> None:
-    """Refuse a model that does not take the data's shape or give one score per class.
-
-    `sample` has shape (1, channels, height, width).
-
-    Raises:
-        ModelError: with the shape that it got and the shape that it needs.
-    """
-    shape, target = tuple(sample.shape), config.model._target_
-    model.eval()
-    try:
-        with torch.inference_mode():
-            output = model(sample)
-    except Exception as error:  # whatever a user's forward raises
-        raise ModelError(
-            f"model._target_={target} does not take the data's shape {shape}: "
-            f"{first_line(error)}. Set dataset.image_size and dataset.num_channels "
-            "(dataset=synthetic takes any), or another model"
-        ) from error
-    wanted = (1, config.dataset.num_classes)
-    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if found != wanted:
-        raise ModelError(
-            f"model._target_={target} gives {found} for an input of shape {shape}; it must give "
-            f"{wanted}, one score per class (dataset.num_classes)"
-        )

@@ -1,0 +1,112 @@
+"""From a command line to its cells: every combination of options, composed and checked."""
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra import compose
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from greenlab import config as configuration
+from greenlab.config import Config
+from greenlab.errors import ConfigError
+
+_HERE = Path(__file__).parent
+CONF = next(conf for conf in (_HERE / "conf", _HERE.parent / "conf") if conf.is_dir())
+"""Inside an installed package, or beside it in a checkout."""
+_CODE_GROUPS = ("model", "dataset")  # their options name code
+
+
+@contextmanager
+def open_options(config_dir: Path | None) -> Iterator[None]:
+    """Make Hydra know greenlab's options, and those of `config_dir`, outside its own main."""
+    search_path = create_config_search_path(str(CONF))
+    if config_dir is not None:
+        search_path.append("command-line", f"file://{config_dir.resolve()}")
+    GlobalHydra.instance().clear()
+    Hydra.create_main_hydra2(task_name="greenlab", config_search_path=search_path)
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def split(overrides: Sequence[str]) -> list[list[str]]:
+    """The cells that `overrides` stand for: commas, ranges and globs taken apart.
+
+    Raises:
+        ConfigError: an override cannot be read, or a glob matches no option.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    try:
+        parsed = OverridesParser.create(loader).parse_overrides(list(overrides))
+        [cells] = BasicSweeper.split_arguments(parsed, max_batch_size=None)
+    except HydraException as error:
+        raise ConfigError(str(error).strip()) from error
+    if not cells:
+        raise ConfigError(
+            f"no cell matches {' '.join(overrides)}: a glob found no option. python -m greenlab "
+            "--help lists the options of every group"
+        )
+    return [list(cell) for cell in cells]
+
+
+def compose_sweep(config: DictConfig) -> list[Config]:
+    """Every cell of the multirun that Hydra is about to run, checked.
+
+    Raises:
+        ConfigError: a cell's settings break a rule, or there is no cell at all.
+    """
+    loader = GlobalHydra.instance().config_loader()
+    params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    grid = []
+    for chosen in split([*params, *config.hydra.overrides.task]):
+        with _refusals(chosen):
+            grid.append(configuration.from_omegaconf(loader.load_sweep_config(config, chosen)))
+    return grid
+
+
+def compose_one(overrides: Sequence[str]) -> Config:
+    """One cell, within `open_options`.
+
+    Raises:
+        ConfigError: it does not compose, or breaks a rule.
+    """
+    with _refusals(overrides):
+        return configuration.from_omegaconf(compose("config", list(overrides)))
+
+
+@contextmanager
+def _refusals(chosen: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{' '.join(chosen)}: {error}") from error
+    except (HydraException, OmegaConfBaseException) as error:  # they name the cell's option
+        raise ConfigError(str(error).strip()) from error
+    except YAMLError as error:  # it names file and line
+        raise ConfigError(f"{' '.join(chosen)}: {error}") from error
+
+
+def own_folders(config: DictConfig) -> list[Path]:
+    """The user's configuration folders: all on Hydra's search path that are not greenlab's."""
+    paths = [Path(s.path) for s in config.hydra.runtime.config_sources if s.schema == "file"]
+    return [path for path in paths if path.resolve() != CONF.resolve()]
+
+
+def import_from(config_dirs: Iterable[Path]) -> None:
+    """Let models and data sets lie in a file beside the YAML that names them.
+
+    The folders come last, so that a file of a package's name does not stand in for the package.
+    """
+    folders = [str((path / group).resolve()) for path in config_dirs for group in _CODE_GROUPS]
+    sys.path += [folder for folder in folders if folder not in sys.path]

@@ -1,0 +1,184 @@
+"""What every model of the configuration weighs: `python -m greenlab.models`.
+
+Networks are built and counted on the CPU, nothing is measured. Exits with 1 when a model cannot be
+built or counted; the others are shown all the same.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from greenlab import grid
+from greenlab.config import Config
+from greenlab.errors import GreenlabError
+from greenlab.model_profile import LayerMacs, count_macs_by_layer_type, profile_model
+from greenlab.network import build_model, check_output, find_input_shape, takes
+from greenlab.record import ModelProfile
+from greenlab.terminal import open_console
+
+EXAMPLES = """examples:
+  python -m greenlab.models                                   every model, at the data's shape
+  python -m greenlab.models model=resnet18                    one, with its MACs by layer type
+  python -m greenlab.models --config-dir my_conf --json       your own too, for a program
+  python -m greenlab.models dataset=synthetic dataset.image_size=64 dataset.num_classes=100
+"""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """A model and what it weighs for one sample of `input_shape`, (channels, height, width)."""
+
+    model: str
+    target: str
+    input_shape: tuple[int, int, int]
+    takes_the_data: bool
+    """Whether input_shape is the data's, and not another that the model takes instead."""
+    num_classes: int
+    profile: ModelProfile
+    macs_by_layer_type: dict[str, LayerMacs]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the cards; see the module for the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m greenlab.models",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="options of your own")
+    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
+    parser.add_argument(
+        "overrides", nargs="*", help="as for python -m greenlab: model=… dataset=… key=value"
+    )
+    chosen = parser.parse_args(arguments)
+    if chosen.config_dir is not None:
+        if not chosen.config_dir.is_dir():
+            parser.error(f"--config-dir {chosen.config_dir} is no folder")
+        grid.import_from([chosen.config_dir])
+    with grid.open_options(chosen.config_dir):
+        cards, problems = _make_cards(chosen.overrides)
+    if chosen.json:
+        print(json.dumps([_to_json(card) for card in cards], indent=2))
+    elif cards:
+        _print_tables(cards)
+    for problem in problems:
+        print(f"greenlab: {problem}", file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _make_cards(overrides: Sequence[str]) -> tuple[list[Card], list[str]]:
+    """The cards, and what stood in the way of others, each problem once."""
+    if not any(override.startswith("model=") for override in overrides):
+        overrides = ["model=glob(*)", *overrides]
+    cards, problems = [], []
+    try:
+        cells = grid.split(overrides)
+    except GreenlabError as error:
+        return [], [str(error)]
+    with open_console(stderr=True).status("") as progress:
+        for number, cell in enumerate(cells, start=1):
+            [model] = [one.removeprefix("model=") for one in cell if one.startswith("model=")]
+            progress.update(f"counting {model} ({number}/{len(cells)})")
+            try:
+                cards.append(make_card(model, grid.compose_one(cell)))
+            except GreenlabError as error:
+                problems.append(str(error))
+    return cards, list(dict.fromkeys(problems))
+
+
+def make_card(name: str, config: Config) -> Card:
+    """Build and count one model.
+
+    Raises:
+        ModelError: it cannot be built, takes no image of a common shape, or does not give one
+            score per class.
+    """
+    device, data = torch.device("cpu"), config.dataset
+    network = build_model(config.model, data.num_classes)
+    of_data = (data.num_channels, data.image_size, data.image_width or data.image_size)
+    fits = takes(network, of_data, device)
+    shape = of_data if fits else find_input_shape(network, device) or of_data
+    sample = torch.zeros(1, *shape)
+    check_output(network, sample, config)
+    return Card(
+        model=name,
+        target=config.model._target_,
+        input_shape=shape,
+        takes_the_data=fits,
+        num_classes=data.num_classes,
+        profile=profile_model(network, sample),
+        macs_by_layer_type=count_macs_by_layer_type(network, sample),
+    )
+
+
+def _to_json(card: Card) -> dict[str, Any]:
+    fields = asdict(card)
+    profile, by_layer_type = fields.pop("profile"), fields.pop("macs_by_layer_type")
+    derived = {
+        "size_bytes": card.profile.size_bytes,
+        "macs_per_parameter": card.profile.macs_per_parameter,
+    }
+    return {**fields, **profile, **derived, "macs_by_layer_type": by_layer_type}
+
+
+def _print_tables(cards: Sequence[Card]) -> None:
+    console = open_console()
+    console.print(_overview(cards))
+    console.print(
+        "MACs of one sample: by thop, which adds normalisation and pooling to the convolutions and "
+        "matrix\nproducts that the exact count holds. Size: parameters and buffers. MACs per "
+        "parameter: thop's, over\ntrainable parameters.",
+        highlight=False,
+    )
+    if not all(card.takes_the_data for card in cards):
+        console.print(
+            "* does not take the data's shape; this one needs dataset=synthetic and its "
+            "dataset.num_channels and dataset.image_size",
+            highlight=False,
+        )
+    if len(cards) == 1:
+        console.print(_by_layer_type(cards[0]))
+
+
+def _overview(cards: Sequence[Card]) -> Table:
+    frozen = any(card.profile.trainable_parameters < card.profile.parameters for card in cards)
+    table = Table(title="Models", title_justify="left")
+    table.add_column("model")
+    table.add_column("input", justify="right")
+    for column in ("parameters", *(["trainable"] if frozen else []), "size MB", "MACs ×10⁶"):
+        table.add_column(column, justify="right")
+    for column in ("exact ×10⁶", "thop adds", "MACs/parameter"):
+        table.add_column(column, justify="right")
+    for card in cards:
+        profile = card.profile
+        table.add_row(
+            card.model,
+            "×".join(map(str, card.input_shape)) + ("" if card.takes_the_data else "*"),
+            f"{profile.parameters:,}",
+            *([f"{profile.trainable_parameters:,}"] if frozen else []),
+            f"{profile.size_bytes / 1e6:,.2f}",
+            f"{profile.macs / 1e6:,.2f}",
+            f"{profile.macs_exact / 1e6:,.2f}",
+            f"{profile.macs / profile.macs_exact - 1:.2%}" if profile.macs_exact else "–",
+            f"{profile.macs_per_parameter:,.1f}",
+        )
+    return table
+
+
+def _by_layer_type(card: Card) -> Table:
+    table = Table(title=f"MACs of {card.model} by layer type", title_justify="left")
+    table.add_column("layer type")
+    for column in ("thop", "exact", "difference"):
+        table.add_column(column, justify="right")
+    for name, macs in card.macs_by_layer_type.items():
+        counts = (macs.macs, macs.macs_exact, macs.macs - macs.macs_exact)
+        table.add_row(name, *(f"{count:,}" for count in counts))
+    return table

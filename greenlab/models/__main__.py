@@ -1,0 +1,6 @@
+"""`python -m greenlab.models`: what every model of the configuration weighs."""
+
+from greenlab.model_cards import main
+
+if __name__ == "__main__":
+    raise SystemExit(main())
