@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from greenlab.model_profile import profile_model
+from greenlab.model_profile import LayerMacs, count_macs_by_layer_type, profile_model
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -84,21 +84,46 @@ def test_bytes_follow_the_type_of_the_parameters() -> None:
 
 
 def test_a_layer_without_a_rule_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, kernel_size=1), Scale(), nn.Sigmoid())
+    model = nn.Sequential(nn.Conv2d(3, 4, kernel_size=1), Scale(), nn.GroupNorm(2, 4))
     with caplog.at_level(logging.WARNING, logger="greenlab.model_profile"):
         profile = profile_model(model, IMAGE)
-    assert profile.uncounted_layers == ("Scale", "Sigmoid")
-    assert "Scale, Sigmoid" in caplog.text
+    assert profile.uncounted_layers == ("GroupNorm", "Scale")
+    assert "GroupNorm, Scale" in caplog.text
     assert profile.macs == 4 * 64 * 3
     assert profile.macs_exact == 4 * 64 * 3 + 4 * 8 * (8 * 8)  # 4·8 rows by an 8×8 matrix
 
 
 def test_layers_that_compute_nothing_are_not_named(caplog: pytest.LogCaptureFixture) -> None:
-    free = [nn.Identity(), nn.Dropout(), nn.Dropout2d(), nn.ReLU(), nn.Flatten()]
+    free = [nn.Identity(), nn.Dropout(), nn.Dropout2d(), nn.ReLU(), nn.SiLU(), nn.Flatten()]
     with caplog.at_level(logging.WARNING, logger="greenlab.model_profile"):
         profile = profile_model(nn.Sequential(two_layers()[0], nn.Sequential(*free)), IMAGE)
     assert profile.uncounted_layers == ()
     assert caplog.text == ""
+
+
+# 3×8×8 by 1×1 filters to 4×8×8: 768. Batch norm of 256 numbers, 4 each: 1,024. Pooling 64 pixels to
+# one, with one division more, for each of 4: 260. Linear 4·5 = 20. Scale is 4·8 rows by 8×8: 2,048.
+def test_macs_are_told_apart_by_layer_type() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, kernel_size=1),
+        nn.BatchNorm2d(4),
+        nn.Sequential(nn.ReLU(), Scale()),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 5),
+    )
+    assert count_macs_by_layer_type(model, IMAGE) == {
+        "AdaptiveAvgPool2d": LayerMacs(macs=260),
+        "BatchNorm2d": LayerMacs(macs=1_024),
+        "Conv2d": LayerMacs(macs=768, macs_exact=768),
+        "Linear": LayerMacs(macs=20, macs_exact=20),
+        "Scale": LayerMacs(macs_exact=2_048),
+    }
+
+
+def test_a_model_that_is_one_layer_is_its_own_type() -> None:
+    one = nn.Conv2d(3, 4, kernel_size=1)
+    assert count_macs_by_layer_type(one, IMAGE) == {"Conv2d": LayerMacs(macs=768, macs_exact=768)}
 
 
 # 64 tokens of 4 features: projections in 64·4·12 and out 64·4·4; scores and their use 2·64·64·4.

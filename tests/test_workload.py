@@ -8,9 +8,9 @@ from conftest import make_config
 from torch import nn
 
 from greenlab import phases, workload
-from greenlab.config import Device, Model
+from greenlab.config import Device
 from greenlab.errors import HardwareMismatchError, ModelError
-from greenlab.workload import Workload, build_model, build_workload, check_output
+from greenlab.workload import Workload, build_workload
 
 CPU = torch.device("cpu")
 TINY = ("dataset.num_samples=96", "batch_size=32", "phase.learning_rate=0.05")
@@ -92,32 +92,20 @@ def test_cuda_asked_for_and_absent_is_refused(monkeypatch: pytest.MonkeyPatch) -
     assert workload.choose_device(Device.auto) == CPU
 
 
-@pytest.mark.parametrize(
-    ("target", "kwargs", "problem"),
-    [
-        ("nowhere.to_be_found", {}, "cannot be imported"),
-        ("greenlab.models.lenet.no_such", {}, "cannot be imported"),
-        ("greenlab.models.lenet.lenet", {"depth": 3}, "depth"),
-        ("builtins.dict", {}, "returned a dict"),
-    ],
-)
-def test_a_builder_that_fails_is_refused_by_name(
-    target: str, kwargs: dict[str, object], problem: str
-) -> None:
-    with pytest.raises(ModelError, match=problem) as refusal:
-        build_model(Model(_target_=target, kwargs=kwargs), num_classes=10)
-    assert f"model._target_={target}" in str(refusal.value)
+def test_frozen_layers_stay_as_they_are_and_the_others_learn() -> None:
+    running = build("model.freeze=[conv1,fc1.weight]", "phase.epochs=1")
+    before = {name: value.clone() for name, value in running.model.state_dict().items()}
+    phases.train_one_epoch(running)
+    after = running.model.state_dict()
+    unchanged = {name for name in before if torch.equal(before[name], after[name])}
+    assert unchanged == {"conv1.weight", "conv1.bias", "fc1.weight"}
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 32, 32), (1, 3, 8, 8), (1, 3, 40, 40)])
-def test_a_shape_that_the_model_does_not_take_is_refused(shape: tuple[int, ...]) -> None:
-    settings = make_config()
-    lenet = build_model(settings.model, num_classes=10)
-    with pytest.raises(ModelError) as refusal:
-        check_output(lenet, torch.zeros(shape), settings)
-    message = str(refusal.value)
-    for part in (str(shape), "dataset.image_size", "dataset.num_channels", "model._target_"):
-        assert part in message
+def test_nothing_left_to_train_is_refused_in_training_alone() -> None:
+    with pytest.raises(ModelError, match=r"model\.freeze.*phase=inference"):
+        build("model.freeze=['*']")
+    frozen = build("model.freeze=['*']", "phase=inference", "phase.min_active_s=0")
+    assert phases.infer_samples(frozen).num_samples == 96
 
 
 def test_a_model_with_other_classes_than_the_data_is_refused() -> None:

@@ -1,9 +1,9 @@
 """ResNeXt29 (2×64d): residual blocks that split into groups, wide ones, two of them.
 
 Xie, Girshick, Dollár, Tu, He, *Aggregated Residual Transformations for Deep Neural Networks*
-(2016), whose own network for CIFAR has 29 layers too: three stages of three blocks. This one has
-cardinality 2 and width 64, opens with a 1×1 convolution to 64 channels where the paper's has a 3×3
-one, and ends in 1,024 features on an 8×8 map. The blocks are torchvision's.
+(2016), whose own network for CIFAR has 29 layers too: three stages of three blocks. This CIFAR form
+has cardinality 2 and width 64, opens with a 1×1 convolution to 64 channels where the paper's has a
+3×3 one, and ends in 1,024 features on an 8×8 map. The blocks are torchvision's.
 """
 
 from torch import nn
