@@ -3,6 +3,8 @@
 import copy
 import functools
 import pkgutil
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import by_hand
@@ -159,6 +161,27 @@ def test_thop_adds_batch_norm_and_pooling_and_nothing_else(name: str) -> None:
     assert 0 <= profile.macs / profile.macs_exact - 1 < 0.09
 
 
+def test_the_table_in_the_documentation_holds_what_is_counted() -> None:
+    rows = re.findall(r"^\| ([a-z0-9_]+) \| (.*) \|$", (ROOT / "docs/models.md").read_text(), re.M)
+    assert [name for name, _ in rows if name != "model"] == SIXTEEN
+    for name, cells in rows[1:]:
+        shown = [float(cell.strip(" %").replace(",", "")) for cell in cells.split("|")]
+        parameters, buffer_bytes, macs_exact = count(built(name))
+        added = pooled_and_normalised(built(name))
+        norm = added.get("BatchNorm2d", 0)
+        pooling = sum(added.values()) - norm
+        linear = sum(
+            layer.weight.numel() for layer in built(name).modules() if isinstance(layer, nn.Linear)
+        )
+        by_thop = macs_exact + norm + pooling
+        assert shown[:8] == [
+            parameters, buffer_bytes, macs_exact - linear, linear,
+            macs_exact, norm, pooling, by_thop,
+        ]  # fmt: skip
+        assert shown[8] == pytest.approx(100 * (by_thop / macs_exact - 1), abs=0.0051)
+        assert shown[9] == pytest.approx(by_thop / parameters, abs=0.0051)
+
+
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_batch_norm_by_thop_is_four_times_what_the_tables_normalise(name: str) -> None:
     tally: by_hand.Tally = getattr(by_hand, name)()
@@ -202,6 +225,36 @@ def test_the_seed_decides_the_weights_and_a_state_dict_carries_them(
     other.load_state_dict(torch.load(tmp_path / "weights.pt"))
     with torch.no_grad():
         assert torch.equal(first.eval()(images(1)), other.eval()(images(1)))
+
+
+# Learning rate and epochs over 720 digits in batches of 16.
+LEARNING = dict.fromkeys(SIXTEEN, ("0.01", 2)) | {
+    "lenet": ("0.05", 2),
+    "regnetx_200mf": ("0.01", 3),
+    "resnext29_2x64d": ("0.003", 3),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", SIXTEEN)
+def test_it_learns_the_digits(name: str, record_property: Callable[[str, object], None]) -> None:
+    learning_rate, epochs = LEARNING[name]
+    running = build_workload(
+        make_config(
+            f"model={name}",
+            "batch_size=16",
+            "dataset.num_samples=720",
+            f"phase.epochs={epochs}",
+            f"phase.learning_rate={learning_rate}",
+        ),
+        torch.device("cpu"),
+    )
+    for _ in range(epochs):
+        phases.train_one_epoch(running)
+    accuracy = phases.evaluate(running).accuracy
+    record_property("accuracy", accuracy)
+    assert accuracy > 0.5  # chance is 0.1
 
 
 def test_dropout_and_stochastic_depth_follow_the_seed() -> None:

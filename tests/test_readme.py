@@ -21,19 +21,21 @@ COMMANDS = [
     if line.strip()
 ]
 GREENLAB = [command for command in COMMANDS if command.startswith("python -m greenlab ")]
+MODELS = [command for command in COMMANDS if command.startswith("python -m greenlab.models")]
 MAKE = [command for command in COMMANDS if command.startswith("make ")]
 
 
-def write_own_option(folder: Path) -> None:
-    """The YAML that README.md shows, where it says that it is."""
-    [yaml] = [block for language, block in BLOCKS if language == "yaml"]
-    path = folder / yaml.splitlines()[0].removeprefix("# ")
-    path.parent.mkdir(parents=True)
-    path.write_text(yaml)
+def write_own_options(folder: Path) -> None:
+    """The files that README.md shows, where it says that they are."""
+    for language, block in BLOCKS:
+        if language in ("yaml", "python"):
+            path = folder / block.splitlines()[0].removeprefix("# ")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block)
 
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
-    others = [c for c in COMMANDS if c not in GREENLAB and c not in MAKE]
+    others = [c for c in COMMANDS if c not in {*GREENLAB, *MODELS, *MAKE}]
     assert others == [
         "source .venv/bin/activate",
         "python -m greenlab",
@@ -54,7 +56,7 @@ def test_every_make_target_exists(command: str) -> None:
 
 @pytest.mark.parametrize("command", GREENLAB)
 def test_every_grid_composes(greenlab: CommandLine, command: str) -> None:
-    write_own_option(greenlab.folder)
+    write_own_options(greenlab.folder)
     arguments = shlex.split(command)[3:]
     if "--help" not in arguments:
         # Composes and checks the whole grid, then stops where it cannot write.
@@ -67,6 +69,14 @@ def test_every_grid_composes(greenlab: CommandLine, command: str) -> None:
         assert "=/proc/nowhere cannot be written" in result.stderr, result.stdout + result.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("command", MODELS)
+def test_every_model_card_is_shown(greenlab: CommandLine, command: str) -> None:
+    write_own_options(greenlab.folder)
+    result = greenlab(*shlex.split(command)[3:], module="greenlab.models")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 @pytest.mark.parametrize("path", re.findall(r"^([a-z_/.]+)  +[a-z]", README, re.MULTILINE))
 def test_every_place_on_the_map_exists(path: str) -> None:
     assert (ROOT / path).exists()
@@ -77,6 +87,11 @@ def test_every_metric_it_explains_is_logged(name: str) -> None:
     from greenlab.record import metrics, read_record
 
     assert name in metrics(read_record(ROOT / "tests" / "golden"))
+
+
+def test_it_names_the_sixteen_models() -> None:
+    [named] = re.findall(r"10 classes: `([a-z0-9_\s]+)`", README)
+    assert named.split() == sorted(path.stem for path in (ROOT / "conf" / "model").iterdir())
 
 
 def test_it_has_a_result_and_its_numbers_are_from_the_file_it_names() -> None:
@@ -94,7 +109,7 @@ def test_it_has_a_result_and_its_numbers_are_from_the_file_it_names() -> None:
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("command", ["python -m greenlab", *GREENLAB])
 def test_every_command_runs(greenlab: CommandLine, command: str) -> None:
-    write_own_option(greenlab.folder)
+    write_own_options(greenlab.folder)
     arguments = shlex.split(command)[3:]
     # As written, but for the time it takes: fewer samples, shorter windows.
     shorter = [s for s in QUICK if s.split("=")[0] not in " ".join(arguments)]

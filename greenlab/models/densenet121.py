@@ -11,13 +11,12 @@ from typing import Any
 import torchvision
 from torch import nn
 
+from greenlab.models import initialise
+
 
 def densenet121(num_classes: int = 10) -> nn.Module:
     """DenseNet121 for 3×32×32 images: 6,956,298 parameters with 10 classes."""
     network: Any = torchvision.models.densenet121(num_classes=num_classes)
-    stem = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
-    nn.init.kaiming_normal_(stem.weight)  # as torchvision initialises its other convolutions
-    network.features.conv0 = stem
+    network.features.conv0 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
     del network.features.norm0, network.features.relu0, network.features.pool0
-    built: nn.Module = network
-    return built
+    return initialise(network)

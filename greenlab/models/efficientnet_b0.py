@@ -6,11 +6,12 @@ last block, without the original's widening to 1,280; the rest is torchvision's 
 dropout and stochastic depth included. The last feature map is 2×2.
 """
 
-import math
 from typing import Any
 
 import torchvision
 from torch import nn
+
+from greenlab.models import initialise
 
 
 def efficientnet_b0(num_classes: int = 10) -> nn.Module:
@@ -18,10 +19,5 @@ def efficientnet_b0(num_classes: int = 10) -> nn.Module:
     network: Any = torchvision.models.efficientnet_b0(num_classes=num_classes)
     network.features[0][0].stride = (1, 1)
     network.features[8] = nn.Identity()
-    classifier = nn.Linear(320, num_classes)
-    bound = 1 / math.sqrt(num_classes)  # as torchvision initialises the one that it replaces
-    nn.init.uniform_(classifier.weight, -bound, bound)
-    nn.init.zeros_(classifier.bias)
-    network.classifier[1] = classifier
-    built: nn.Module = network
-    return built
+    network.classifier[1] = nn.Linear(320, num_classes)
+    return initialise(network)

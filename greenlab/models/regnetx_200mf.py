@@ -12,6 +12,8 @@ from torch import nn
 from torchvision.models.regnet import BlockParams, RegNet
 from torchvision.ops import Conv2dNormActivation
 
+from greenlab.models import initialise
+
 
 def regnetx_200mf(num_classes: int = 10) -> nn.Module:
     """RegNetX-200MF for 3×32×32 images: 2,321,946 parameters with 10 classes."""
@@ -30,7 +32,7 @@ def regnetx_200mf(num_classes: int = 10) -> nn.Module:
         norm_layer=nn.BatchNorm2d,
         activation=partial(nn.ReLU, inplace=True),
     )
-    return network
+    return initialise(network)
 
 
 class _Stem(Conv2dNormActivation):  # type: ignore[misc]  # torchvision is not typed

@@ -8,13 +8,12 @@ with a 3×3 convolution of stride 1 and no max-pool; the rest is torchvision's R
 import torchvision
 from torch import nn
 
+from greenlab.models import initialise
+
 
 def resnet18(num_classes: int = 10) -> nn.Module:
     """ResNet18 for 3×32×32 images: 11,173,962 parameters with 10 classes."""
     network: nn.Module = torchvision.models.resnet18(num_classes=num_classes)
-    stem = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
-    # As torchvision initialises the ResNet convolutions that this one joins.
-    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
-    network.conv1 = stem
+    network.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
     network.maxpool = nn.Identity()
-    return network
+    return initialise(network)

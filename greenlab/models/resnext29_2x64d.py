@@ -9,15 +9,15 @@ has cardinality 2 and width 64, opens with a 1×1 convolution to 64 channels whe
 from torch import nn
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from greenlab.models import initialise
+
 
 def resnext29_2x64d(num_classes: int = 10) -> nn.Module:
     """ResNeXt29 (2×64d) for 3×32×32 images: 9,128,778 parameters with 10 classes."""
     # torchvision's ResNet has four stages; the smallest fourth is built and left out.
     network: nn.Module = ResNet(Bottleneck, layers=[3, 3, 3, 1], groups=2, width_per_group=64)
-    stem = nn.Conv2d(3, 64, kernel_size=1, bias=False)
-    nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as its other ones
-    network.conv1 = stem
+    network.conv1 = nn.Conv2d(3, 64, kernel_size=1, bias=False)
     network.maxpool = nn.Identity()
     network.layer4 = nn.Identity()
     network.fc = nn.Linear(1024, num_classes)
-    return network
+    return initialise(network)

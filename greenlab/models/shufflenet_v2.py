@@ -11,11 +11,12 @@ from typing import Any
 import torchvision
 from torch import nn
 
+from greenlab.models import initialise
+
 
 def shufflenet_v2(num_classes: int = 10) -> nn.Module:
     """ShuffleNetV2 (1×) for 3×32×32 images: 1,263,854 parameters with 10 classes."""
     network: Any = torchvision.models.shufflenet_v2_x1_0(num_classes=num_classes)
     network.conv1[0].stride = (1, 1)
     network.maxpool = nn.Identity()
-    built: nn.Module = network
-    return built
+    return initialise(network)
