@@ -12,12 +12,13 @@ import pytest
 import torch
 import torchvision
 import yaml
-from conftest import ROOT
+from conftest import ROOT, make_config
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from greenlab import phases
 from greenlab.model_profile import count_macs_by_layer_type, profile_model
-from greenlab.workload import seed_everything
+from greenlab.workload import build_workload, seed_everything
 
 MODEL_OPTIONS = sorted((ROOT / "conf" / "model").glob("*.yaml"))
 
