@@ -14,7 +14,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from greenlab import config as configuration
 from greenlab.config import Config
@@ -93,8 +92,6 @@ def _refusals(chosen: Sequence[str]) -> Iterator[None]:
         raise ConfigError(f"{' '.join(chosen)}: {error}") from error
     except (HydraException, OmegaConfBaseException) as error:  # they name the cell's option
         raise ConfigError(str(error).strip()) from error
-    except YAMLError as error:  # it names file and line
-        raise ConfigError(f"{' '.join(chosen)}: {error}") from error
 
 
 def own_folders(config: DictConfig) -> list[Path]:

@@ -155,7 +155,7 @@ def _overview(cards: Sequence[Card]) -> Table:
     table.add_column("input", justify="right")
     for column in ("parameters", *(["trainable"] if frozen else []), "size MB", "MACs ×10⁶"):
         table.add_column(column, justify="right")
-    for column in ("exact ×10⁶", "thop adds", "MACs/parameter"):
+    for column in ("exact ×10⁶", "thop above exact", "MACs/parameter"):
         table.add_column(column, justify="right")
     for card in cards:
         profile = card.profile

@@ -3,12 +3,14 @@
 Hydra's grammar reads the 32 of `batch_size=32` as an integer and then refuses it as an option name
 ("Config group override must be a string or a list. Got int"). The one place where every route
 (command line, sweep, glob, range, preset, compose API, worker process) hands its choices to Hydra
-is wrapped here. A second piece composes `batch_size=100` where there is no batch_size/100.yaml.
-Importing this module installs both; `greenlab/__init__.py` does, so worker processes have them too.
+is wrapped here. A second piece composes `batch_size=100` where there is no batch_size/100.yaml, a
+third says in one message where a YAML file is broken. Importing this module installs all three;
+`greenlab/__init__.py` does, so worker processes have them too.
 """
 
 from hydra._internal import defaults_list
 from hydra._internal.config_repository import IConfigRepository
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
@@ -17,6 +19,7 @@ from hydra.errors import ConfigCompositionException
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 _GROUP = "batch_size"
 
@@ -99,7 +102,18 @@ class AnyBatchSizePath(SearchPathPlugin):
             search_path.append("greenlab", f"{AnyBatchSize.scheme()}://")
 
 
+def _load_yaml(self: FileConfigSource, config_path: str) -> ConfigResult:
+    try:
+        return _load_unguarded(self, config_path)
+    except YAMLError as error:  # it names file and line
+        raise ConfigCompositionException(f"{config_path} is not valid YAML: {error}") from error
+
+
+_load_unguarded = FileConfigSource.load_config
+
+
 def _install() -> None:
+    FileConfigSource.load_config = _load_yaml  # type: ignore[method-assign]
     defaults_list.Overrides = NumericOverrides  # type: ignore[misc]
     plugins = Plugins.instance()
     plugins.register(AnyBatchSize)

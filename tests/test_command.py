@@ -112,9 +112,9 @@ def build(num_classes):
 
 
 def test_a_grid_outlives_a_cell_that_fails(greenlab: CommandLine) -> None:
-    (greenlab.folder / "my_models.py").write_text(BROKEN_MODEL)
     options = greenlab.folder / "my_conf" / "model"
     options.mkdir(parents=True)
+    (options / "my_models.py").write_text(BROKEN_MODEL)  # beside its YAML
     (options / "broken.yaml").write_text("_target_: my_models.build\n")
     result = greenlab(
         "--config-dir", "my_conf", "-m", "model=lenet,broken", "phase=train,inference",
@@ -145,6 +145,29 @@ def test_a_grid_outlives_a_cell_that_fails(greenlab: CommandLine) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_the_papers_sixteen_land_with_what_they_weigh(greenlab: CommandLine) -> None:
+    from test_models import PARAMETERS, REFERENCE, SIXTEEN
+
+    result = greenlab(
+        "-m", "model=glob(*)", "phase=train,inference", "batch_size=16", *QUICK, timeout_s=1400
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    runs = greenlab.runs()
+    assert [run.data.params["model"] for run in runs] == sorted(2 * SIXTEEN)
+    known = PARAMETERS | {name: counted[0] for name, counted in REFERENCE.items()}
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        metrics = run.data.metrics
+        assert metrics["model/parameters"] == known[run.data.params["model"]]
+        assert metrics["model/size_bytes"] == (
+            4 * metrics["model/parameters"] + metrics["model/buffer_bytes"]
+        )
+        assert metrics["model/macs"] >= metrics["model/macs_exact"] > 0
+        assert {name for name in EVERY_CELL_HAS if name.startswith("model/")} <= metrics.keys()
+
+
 def test_what_cannot_run_is_refused_before_the_first_cell(greenlab: CommandLine) -> None:
     greenlab.environment |= {
         "https_proxy": "http://127.0.0.1:9",  # nobody answers there
@@ -168,6 +191,9 @@ def test_what_cannot_run_is_refused_before_the_first_cell(greenlab: CommandLine)
     ("arguments", "parts"),
     [
         (["model=nope"], ["model/nope", "lenet", "vgg16"]),
+        (["model.freeze=[conv9]"], ["model.freeze: conv9", "conv1, conv2, fc1"]),
+        (["-m", "model.freeze=[*]", "phase=train"], ["model.freeze", "phase=inference"]),
+        (["dataset=synthetic", "dataset.image_size=28"], ["(1, 3, 28, 28)", "(1, 3, 32, 32)"]),
         (["-m", "batch_size=32,0"], ["batch_size=0", "1 or more"]),
         (["phase.epoch=3"], ["phase.epoch", "Phase"]),
         (["-m", "model=lenet", "phase.epochs=0,1"], ["phase.epochs is 0"]),

@@ -1,7 +1,7 @@
 """Option names that are numbers, on every route to Hydra; settings refused by their key.
 
 A route is a way to have a grid composed: the compose API for one cell, and Hydra's own sweeper with
-the loader that runs each of its cells, as greenlab/sweep.py uses it.
+the loader that runs each of its cells, as greenlab/grid.py uses it.
 """
 
 import copy
@@ -184,6 +184,14 @@ def test_a_yaml_of_ones_own_with_an_unknown_key_is_refused(my_conf: Path) -> Non
 
 
 # -------------------------------------------------------------------------------------- refusals
+
+
+def test_a_broken_yaml_of_ones_own_is_refused_by_file_and_line(my_conf: Path) -> None:
+    (my_conf / "model" / "broken.yaml").write_text("_target_: [unclosed\n")
+    with pytest.raises(
+        HydraException, match=r"(?s)model/broken.*not valid YAML.*broken\.yaml.*line"
+    ):
+        with_my_conf(my_conf, "model=broken")
 
 
 def test_a_group_without_a_choice_is_refused_with_its_options() -> None:
