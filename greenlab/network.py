@@ -148,6 +148,6 @@ def takes(model: nn.Module, shape: tuple[int, int, int], device: torch.device) -
     return True
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: lazy layers make their weights here, to be trained later
 def _score(model: nn.Module, sample: Tensor) -> Any:
     return model.eval()(sample)

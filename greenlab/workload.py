@@ -98,9 +98,9 @@ def build_workload(config: Config, device: torch.device) -> Workload:
             augment=train and config.dataset.augment,
         )
 
-    optimiser, schedule = build_optimiser(model, config.phase)
     test = batches(loaded.test, train=False)
-    check_output(model, next(iter(test))[0][:1], config)
+    check_output(model, next(iter(test))[0][:1], config)  # lazy layers have their weights after it
+    optimiser, schedule = build_optimiser(model, config.phase)
     return Workload(
         config=config,
         device=device,

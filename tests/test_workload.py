@@ -108,6 +108,19 @@ def test_nothing_left_to_train_is_refused_in_training_alone() -> None:
     assert phases.infer_samples(frozen).num_samples == 96
 
 
+def lazy(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
+
+
+def test_layers_that_find_their_size_in_the_data_are_trained() -> None:
+    running = build("model._target_=test_workload.lazy", "phase.epochs=1")
+    weight = running.model[1].weight
+    before = weight.detach().clone()
+    phases.train_one_epoch(running)
+    assert weight.shape == (10, 3 * 32 * 32)
+    assert not torch.equal(weight, before)
+
+
 def test_a_model_with_other_classes_than_the_data_is_refused() -> None:
     settings = make_config("+model.kwargs.num_classes=7")
     with pytest.raises(ModelError, match=r"gives \(1, 7\).*\(1, 10\).*dataset\.num_classes"):
