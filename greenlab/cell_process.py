@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from greenlab.config import Config, PhaseKind, from_dict
-from greenlab.errors import GreenlabError, ModelError
+from greenlab.errors import GreenlabError
 from greenlab.record import (
     LOG_FILE,
     POWER_FILE,
@@ -98,10 +98,10 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
     from greenlab import data
     from greenlab.experiment import preflight
     from greenlab.meters import choose_sources
-    from greenlab.network import NOTHING_TO_TRAIN, build_model, can_train, check_output
+    from greenlab.network import build_model, check_output, check_training, contained
 
     images: dict[str, Any] = {}
-    trainable: dict[str, bool] = {}
+    untrainable: dict[str, GreenlabError] = {}
 
     def check_hardware(config: Config) -> None:
         place = preflight(config)
@@ -114,13 +114,18 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
     def check_model(config: Config) -> None:
         image = images.get(repr(config.dataset))
         if image is not None:  # else its absence is a problem already
-            model = build_model(config.model, config.dataset.num_classes)
-            trainable[repr(config.model)] = can_train(model)
-            check_output(model, image, config)
+            with contained():
+                model = build_model(config.model, config.dataset.num_classes)
+                check_output(model, image, config)
+                try:  # while the model is there; whether it matters depends on the phase
+                    check_training(model, image, config)
+                except GreenlabError as error:
+                    untrainable[repr((config.model, config.dataset))] = error
 
-    def check_training(config: Config) -> None:
-        if config.phase.kind is PhaseKind.train and not trainable.get(repr(config.model), True):
-            raise ModelError(f"model._target_={config.model._target_}: {NOTHING_TO_TRAIN}")
+    def check_phase(config: Config) -> None:
+        problem = untrainable.get(repr((config.model, config.dataset)))
+        if problem is not None and config.phase.kind is PhaseKind.train:
+            raise problem
 
     problems: list[str] = []
     checked: set[str] = set()
@@ -129,7 +134,7 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
             (check_hardware, config.hardware),
             (check_data, (config.dataset, config.seed)),
             (check_model, (config.model, config.dataset)),
-            (check_training, (config.model, config.phase.kind)),
+            (check_phase, (config.model, config.dataset, config.phase.kind)),
         ):
             if (key := f"{check.__name__} {part}") in checked:
                 continue

@@ -85,9 +85,20 @@ class Model:
     """Importable callable that returns a torch.nn.Module; `num_classes` is given to one that takes
     it."""
     kwargs: dict[str, Any] = field(default_factory=dict)
-    freeze: list[str] = field(default_factory=list)
-    """Layers or parameters that training leaves as they are: names in the model, `*` for any text.
-    Running statistics of a frozen batch norm still follow the data."""
+    freeze: Any = field(default_factory=list)
+    """Layers or parameters that training leaves as they are, a name or a list of names within the
+    model, `*` for any text. Running statistics of a frozen batch norm still follow the data."""
+
+    def __post_init__(self) -> None:
+        names = self.freeze if isinstance(self.freeze, list) else [self.freeze]
+        # YAML reads the layer 1.10 as the number 1.1.
+        plain = all(isinstance(name, str) or type(name) is int for name in names)
+        _require(
+            plain,
+            f"model.freeze is {self.freeze}; it must be a list of names of layers or parameters, "
+            "those that look like numbers in quotes, as in model.freeze=[conv1,'1.10']",
+        )
+        self.freeze = [str(name) for name in names]
 
 
 @dataclass

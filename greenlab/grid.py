@@ -1,7 +1,6 @@
 """From a command line to its cells: every combination of options, composed and checked."""
 
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -16,13 +16,13 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from greenlab import config as configuration
+from greenlab import targets
 from greenlab.config import Config
 from greenlab.errors import ConfigError
 
 _HERE = Path(__file__).parent
 CONF = next(conf for conf in (_HERE / "conf", _HERE.parent / "conf") if conf.is_dir())
 """Inside an installed package, or beside it in a checkout."""
-_CODE_GROUPS = ("model", "dataset")  # their options name code
 
 
 @contextmanager
@@ -30,7 +30,8 @@ def open_options(config_dir: Path | None) -> Iterator[None]:
     """Make Hydra know greenlab's options, and those of `config_dir`, outside its own main."""
     search_path = create_config_search_path(str(CONF))
     if config_dir is not None:
-        search_path.append("command-line", f"file://{config_dir.resolve()}")
+        before = SearchPathQuery(provider="schema")
+        search_path.prepend("command-line", f"file://{config_dir.resolve()}", before)
     GlobalHydra.instance().clear()
     Hydra.create_main_hydra2(task_name="greenlab", config_search_path=search_path)
     try:
@@ -74,6 +75,17 @@ def compose_sweep(config: DictConfig) -> list[Config]:
     return grid
 
 
+def compose_hydra(overrides: Sequence[str]) -> DictConfig:
+    """Hydra's own part of a composition, within `open_options`, for overrides of it alone.
+
+    Raises:
+        ConfigError: it does not compose.
+    """
+    own = [override for override in overrides if override.startswith("hydra.")]
+    with _refusals(own):
+        return compose("config", own, return_hydra_config=True)
+
+
 def compose_one(overrides: Sequence[str]) -> Config:
     """One cell, within `open_options`.
 
@@ -94,16 +106,12 @@ def _refusals(chosen: Sequence[str]) -> Iterator[None]:
         raise ConfigError(str(error).strip()) from error
 
 
-def own_folders(config: DictConfig) -> list[Path]:
+def import_beside_options(config: DictConfig) -> None:
+    """Make files beside the user's own YAML importable; `config` is composed, with Hydra's part."""
+    targets.import_from(_own_folders(config))
+
+
+def _own_folders(config: DictConfig) -> list[Path]:
     """The user's configuration folders: all on Hydra's search path that are not greenlab's."""
     paths = [Path(s.path) for s in config.hydra.runtime.config_sources if s.schema == "file"]
     return [path for path in paths if path.resolve() != CONF.resolve()]
-
-
-def import_from(config_dirs: Iterable[Path]) -> None:
-    """Let models and data sets lie in a file beside the YAML that names them.
-
-    The folders come last, so that a file of a package's name does not stand in for the package.
-    """
-    folders = [str((path / group).resolve()) for path in config_dirs for group in _CODE_GROUPS]
-    sys.path += [folder for folder in folders if folder not in sys.path]

@@ -6,8 +6,11 @@ built or counted; the others are shown all the same.
 
 import argparse
 import json
+import logging
+import math
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +19,15 @@ import torch
 from rich.table import Table
 
 from greenlab import grid
-from greenlab.config import Config
 from greenlab.errors import GreenlabError
 from greenlab.model_profile import LayerMacs, count_macs_by_layer_type, profile_model
-from greenlab.network import build_model, check_output, find_input_shape, takes
+from greenlab.network import (
+    build_model,
+    check_output,
+    contained,
+    find_input_shape,
+    gives_scores,
+)
 from greenlab.record import ModelProfile
 from greenlab.terminal import open_console
 
@@ -36,6 +44,7 @@ class Card:
     """A model and what it weighs for one sample of `input_shape`, (channels, height, width)."""
 
     model: str
+    overrides: tuple[str, ...]
     target: str
     input_shape: tuple[int, int, int]
     takes_the_data: bool
@@ -59,11 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "overrides", nargs="*", help="as for python -m greenlab: model=… dataset=… key=value"
     )
     chosen = parser.parse_args(arguments)
-    if chosen.config_dir is not None:
-        if not chosen.config_dir.is_dir():
-            parser.error(f"--config-dir {chosen.config_dir} is no folder")
-        grid.import_from([chosen.config_dir])
-    with grid.open_options(chosen.config_dir):
+    if chosen.config_dir is not None and not chosen.config_dir.is_dir():
+        parser.error(f"--config-dir {chosen.config_dir} is no folder")
+    logging.getLogger("greenlab.model_profile").setLevel(logging.ERROR)  # said below the table
+    # What a builder prints is not to come between a program and its JSON.
+    with redirect_stdout(sys.stderr), grid.open_options(chosen.config_dir):
         cards, problems = _make_cards(chosen.overrides)
     if chosen.json:
         print(json.dumps([_to_json(card) for card in cards], indent=2))
@@ -80,51 +89,63 @@ def _make_cards(overrides: Sequence[str]) -> tuple[list[Card], list[str]]:
         overrides = ["model=glob(*)", *overrides]
     cards, problems = [], []
     try:
+        grid.import_beside_options(grid.compose_hydra(overrides))
         cells = grid.split(overrides)
     except GreenlabError as error:
         return [], [str(error)]
     with open_console(stderr=True).status("") as progress:
         for number, cell in enumerate(cells, start=1):
-            [model] = [one.removeprefix("model=") for one in cell if one.startswith("model=")]
+            model = next(one for one in cell if one.startswith("model=")).removeprefix("model=")
             progress.update(f"counting {model} ({number}/{len(cells)})")
             try:
-                cards.append(make_card(model, grid.compose_one(cell)))
+                cards.append(make_card(model, cell))
             except GreenlabError as error:
                 problems.append(str(error))
     return cards, list(dict.fromkeys(problems))
 
 
-def make_card(name: str, config: Config) -> Card:
-    """Build and count one model.
+def make_card(model: str, overrides: Sequence[str]) -> Card:
+    """Build and count the option `model` as `overrides` compose it, within `grid.open_options`.
 
     Raises:
-        ModelError: it cannot be built, takes no image of a common shape, or does not give one
-            score per class.
+        ConfigError: it does not compose, or its builder cannot be imported.
+        ModelError: it cannot be built or counted, or there is no image of a common shape for
+            which it gives one score per class.
     """
-    device, data = torch.device("cpu"), config.dataset
-    network = build_model(config.model, data.num_classes)
+    config, device = grid.compose_one(overrides), torch.device("cpu")
+    data = config.dataset
     of_data = (data.num_channels, data.image_size, data.image_width or data.image_size)
-    fits = takes(network, of_data, device)
-    shape = of_data if fits else find_input_shape(network, device) or of_data
-    sample = torch.zeros(1, *shape)
-    check_output(network, sample, config)
+    with contained():
+        network = build_model(config.model, data.num_classes)
+        takes_the_data = gives_scores(network, of_data, data.num_classes, device)
+        shape = (
+            of_data
+            if takes_the_data
+            else find_input_shape(network, data.num_classes, device) or of_data
+        )
+        sample = torch.zeros(1, *shape)
+        check_output(network, sample, config)
+        profile = profile_model(network, sample)
+        macs_by_layer_type = count_macs_by_layer_type(network, sample)
     return Card(
-        model=name,
+        model=model,
+        overrides=tuple(override for override in overrides if override != f"model={model}"),
         target=config.model._target_,
         input_shape=shape,
-        takes_the_data=fits,
+        takes_the_data=takes_the_data,
         num_classes=data.num_classes,
-        profile=profile_model(network, sample),
-        macs_by_layer_type=count_macs_by_layer_type(network, sample),
+        profile=profile,
+        macs_by_layer_type=macs_by_layer_type,
     )
 
 
 def _to_json(card: Card) -> dict[str, Any]:
     fields = asdict(card)
     profile, by_layer_type = fields.pop("profile"), fields.pop("macs_by_layer_type")
+    per_parameter = card.profile.macs_per_parameter
     derived = {
         "size_bytes": card.profile.size_bytes,
-        "macs_per_parameter": card.profile.macs_per_parameter,
+        "macs_per_parameter": per_parameter if math.isfinite(per_parameter) else None,
     }
     return {**fields, **profile, **derived, "macs_by_layer_type": by_layer_type}
 
@@ -132,24 +153,31 @@ def _to_json(card: Card) -> dict[str, Any]:
 def _print_tables(cards: Sequence[Card]) -> None:
     console = open_console()
     console.print(_overview(cards))
-    console.print(
+    notes = [
         "MACs of one sample: by thop, which adds normalisation and pooling to the convolutions and "
         "matrix\nproducts that the exact count holds. Size: parameters and buffers. MACs per "
-        "parameter: thop's, over\ntrainable parameters.",
-        highlight=False,
-    )
+        "parameter: thop's, over\ntrainable parameters."
+    ]
     if not all(card.takes_the_data for card in cards):
-        console.print(
+        notes.append(
             "* does not take the data's shape; this one needs dataset=synthetic and its "
-            "dataset.num_channels and dataset.image_size",
-            highlight=False,
+            "dataset.num_channels and dataset.image_size"
         )
+    notes += [
+        f"thop has no rule for {', '.join(card.profile.uncounted_layers)} in {card.model} and "
+        "counts them as zero."
+        for card in cards
+        if card.profile.uncounted_layers
+    ]
+    for note in notes:
+        console.print(note, highlight=False)
     if len(cards) == 1:
         console.print(_by_layer_type(cards[0]))
 
 
 def _overview(cards: Sequence[Card]) -> Table:
     frozen = any(card.profile.trainable_parameters < card.profile.parameters for card in cards)
+    same = set(cards[0].overrides).intersection(*(card.overrides for card in cards))
     table = Table(title="Models", title_justify="left")
     table.add_column("model")
     table.add_column("input", justify="right")
@@ -160,7 +188,7 @@ def _overview(cards: Sequence[Card]) -> Table:
     for card in cards:
         profile = card.profile
         table.add_row(
-            card.model,
+            " ".join([card.model, *(one for one in card.overrides if one not in same)]),
             "×".join(map(str, card.input_shape)) + ("" if card.takes_the_data else "*"),
             f"{profile.parameters:,}",
             *([f"{profile.trainable_parameters:,}"] if frozen else []),
@@ -168,7 +196,7 @@ def _overview(cards: Sequence[Card]) -> Table:
             f"{profile.macs / 1e6:,.2f}",
             f"{profile.macs_exact / 1e6:,.2f}",
             f"{profile.macs / profile.macs_exact - 1:.2%}" if profile.macs_exact else "–",
-            f"{profile.macs_per_parameter:,.1f}",
+            f"{profile.macs_per_parameter:,.1f}" if profile.parameters else "–",
         )
     return table
 

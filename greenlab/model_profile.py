@@ -7,20 +7,19 @@ an add are two of its FLOPs. It is used in the forward pass alone, where it is r
 backward pass of grouped convolutions it is not.
 """
 
-import copy
 import logging
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import thop
 import torch
 from thop.profile import register_hooks as thop_rules
 from thop.vision.basic_hooks import zero_ops
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from greenlab.errors import ModelError, first_line
 from greenlab.record import ModelProfile
 
 logger = logging.getLogger(__name__)
@@ -54,16 +53,25 @@ _FREE_NAMES = ("StochasticDepth",)  # torchvision's: four seconds to import for 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerMacs:
+    """What all layers of one type cost one sample, by either count."""
+
+    macs: int
+    """By thop."""
+    macs_exact: int
+    """Convolutions and matrix products."""
+
+
 def profile_model(model: nn.Module, sample: Tensor) -> ModelProfile:
     """Count `model`; `sample` is one input, shape (1, channels, height, width).
 
-    MACs are counted on copies, in evaluation mode, on the device of the model's parameters: thop
-    leaves buffers behind in the modules that it counts.
+    MACs are those of evaluation, counted on the device of the model's parameters.
+
+    Raises:
+        ModelError: the model cannot be counted.
     """
-    parameters, buffers = list(model.parameters()), list(model.buffers())
-    if parameters:
-        sample = sample.to(parameters[0].device)
-    macs_exact = _count_macs_exactly(model, sample)
+    layers = count_macs_by_layer_type(model, sample).values()
     uncounted = _uncounted_layers(model)
     if uncounted:
         logger.warning(
@@ -71,13 +79,14 @@ def profile_model(model: nn.Module, sample: Tensor) -> ModelProfile:
             "share, model/macs_exact holds their convolutions and matrix products",
             ", ".join(uncounted),
         )
+    parameters, buffers = list(model.parameters()), list(model.buffers())
     return ModelProfile(
         parameters=_count(parameters),
         trainable_parameters=_count(p for p in parameters if p.requires_grad),
         parameter_bytes=sum(parameter.nbytes for parameter in parameters),
         buffer_bytes=sum(buffer.nbytes for buffer in buffers),
-        macs=_count_macs_by_thop(model, sample),
-        macs_exact=macs_exact,
+        macs=sum(layer.macs for layer in layers),
+        macs_exact=sum(layer.macs_exact for layer in layers),
         uncounted_layers=uncounted,
     )
 
@@ -86,63 +95,80 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def _count_macs_exactly(model: nn.Module, sample: Tensor) -> int:
-    return _count_flops(copy.deepcopy(model).eval(), sample).get_total_flops() // 2
-
-
-def _count_flops(model: nn.Module, sample: Tensor) -> FlopCounterMode:
-    counter = FlopCounterMode(display=False)
-    # With gradients on, although none is taken: without, attention layers run as one fused
-    # operation that the counter does not know.
-    with torch.enable_grad(), counter:
-        model(sample)
-    return counter
-
-
-def _count_macs_by_thop(model: nn.Module, sample: Tensor) -> int:
-    counted = copy.deepcopy(model)
-    macs: float = thop.profile(counted, (sample,), custom_ops=_RULES, verbose=False)[0]
-    return round(macs)
-
-
-@dataclass(kw_only=True, slots=True)
-class LayerMacs:
-    """What all layers of one type cost one sample, by either count."""
-
-    macs: int = 0
-    """By thop."""
-    macs_exact: int = 0
-    """Convolutions and matrix products."""
-
-
 def count_macs_by_layer_type(model: nn.Module, sample: Tensor) -> dict[str, LayerMacs]:
     """Tell where the MACs of `profile_model` are, and where its two counts part.
 
-    Layer types that cost nothing by either count are left out; a module that computes something
-    beside its parts is a layer of its own type.
+    A module that computes something beside its parts is a layer of its own type; types that cost
+    nothing by either count are left out.
+
+    Raises:
+        ModelError: the model cannot be counted.
     """
-    found: defaultdict[str, LayerMacs] = defaultdict(LayerMacs)
-    counted = copy.deepcopy(model).eval()
-    flops = _count_flops(counted, sample).get_flop_counts()
-    whole = {name: sum(by_operation.values()) for name, by_operation in flops.items()}
-    root = type(counted).__name__
-    for name, module in counted.named_modules():
-        path = f"{root}.{name}" if name else root
-        parts = sum(whole.get(f"{path}.{part}", 0) for part, _ in module.named_children())
-        found[type(module).__name__].macs_exact += (whole.get(path, 0) - parts) // 2
+    device = next((parameter.device for parameter in model.parameters()), sample.device)
+    try:
+        by_thop, flops = _run_counted(model, sample.to(device))
+    except Exception as error:  # whatever a user's forward, or a counter that it upsets, raises
+        raise ModelError(
+            f"the multiply-accumulates of {type(model).__name__} cannot be counted: "
+            f"{first_line(error)}. Its forward must work in evaluation, with hooks on its modules"
+        ) from error
+    return {
+        kind: LayerMacs(macs=by_thop[kind], macs_exact=flops[kind] // 2)
+        for kind in sorted(by_thop.keys() | flops.keys())
+        if by_thop[kind] or flops[kind]
+    }
 
-    def walk(module: nn.Module, macs: float, parts: dict[str, Any]) -> None:
-        if not parts:
-            found[type(module).__name__].macs += round(macs)
-        for name, (macs_of_part, _, parts_of_part) in parts.items():
-            walk(module.get_submodule(name), macs_of_part, parts_of_part)
 
-    thopped = copy.deepcopy(model)
-    macs, _, parts = thop.profile(
-        thopped, (sample,), custom_ops=_RULES, verbose=False, ret_layer_info=True
-    )
-    walk(thopped, macs, parts)
-    return {name: macs for name, macs in sorted(found.items()) if macs.macs or macs.macs_exact}
+def _run_counted(model: nn.Module, sample: Tensor) -> tuple[Counter[str], Counter[str]]:
+    """One pass in evaluation: thop's MACs and torch's FLOPs, by layer type.
+
+    thop's rules are called on a stand-in for each module, so that the model is left as it was; its
+    own walk leaves buffers behind, and counts a layer fourfold that two others share.
+    """
+    by_thop: Counter[str] = Counter()
+    flops: Counter[str] = Counter()
+    counter = FlopCounterMode(display=False)
+    own: list[int] = []  # for each module that is running: FLOPs begun with, less its parts'
+
+    def begin(module: nn.Module, *_: object) -> None:
+        own.append(counter.get_total_flops())
+
+    def end(module: nn.Module, inputs: Any, output: Any) -> None:
+        kind, done = type(module).__name__, counter.get_total_flops()
+        own_flops = done - own.pop()
+        flops[kind] += own_flops
+        own[:] = [started + own_flops for started in own]
+        if (rule := _RULES.get(type(module))) is not None:
+            counted = _Counted(module)
+            rule(counted, inputs, output)
+            by_thop[kind] += round(counted.total_ops.item())
+
+    hooks = []
+    training = {module: module.training for module in model.modules()}
+    for module in training:
+        hooks += [module.register_forward_pre_hook(begin), module.register_forward_hook(end)]
+    try:
+        # With gradients on, although none is taken: without, attention layers run as one fused
+        # operation that the counter does not know.
+        with torch.enable_grad(), counter:
+            model.eval()(sample)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, was_training in training.items():
+            module.training = was_training
+    return by_thop, flops
+
+
+class _Counted:
+    """A module as thop's rules see it, with the sum that they add to."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+        self.total_ops = torch.zeros(1, dtype=torch.float64)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
 
 
 def _uncounted_layers(model: nn.Module) -> tuple[str, ...]:

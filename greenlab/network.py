@@ -2,14 +2,15 @@
 
 import fnmatch
 import inspect
-import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from greenlab.config import Config, Model
+from greenlab import targets
+from greenlab.config import Config, Dataset, Model
 from greenlab.errors import ModelError, first_line
 
 PROBED_SIZES = (28, 32, 64, 96, 128, 224, 256, 299, 384)
@@ -24,23 +25,17 @@ def build_model(model: Model, num_classes: int) -> nn.Module:
     """Call the model's builder, with `num_classes` if it takes it, and freeze what is to be frozen.
 
     Raises:
-        ModelError: it cannot be imported, fails, or returns something that is not a module; or a
-            pattern of model.freeze matches nothing.
+        ConfigError: it cannot be imported.
+        ModelError: it fails or returns something that is not a module, or a pattern of
+            model.freeze names nothing.
     """
     target = model._target_
-    try:
-        builder: Callable[..., Any] = pkgutil.resolve_name(target)
-    except Exception as error:  # whatever a user's module raises while it is imported
-        raise ModelError(
-            f"model._target_={target} cannot be imported: {type(error).__name__}: "
-            f"{first_line(error)}. It is the dotted name of a function or class that is installed, "
-            "or that lies in the working directory or beside the YAML"
-        ) from error
-    arguments = {"num_classes": num_classes} if _takes(builder, "num_classes") else {}
+    builder = targets.resolve("model._target_", target)
+    arguments = {"num_classes": num_classes} if _accepts(builder, "num_classes") else {}
     arguments |= model.kwargs
     try:
         built = builder(**arguments)
-    except Exception as error:  # whatever a user's builder raises
+    except (Exception, SystemExit) as error:  # whatever a user's builder raises
         raise ModelError(
             f"model._target_={target} fails when it is called with {arguments}: "
             f"{first_line(error)}. model.kwargs holds its arguments; num_classes is "
@@ -55,7 +50,7 @@ def build_model(model: Model, num_classes: int) -> nn.Module:
     return built
 
 
-def _takes(builder: Callable[..., Any], argument: str) -> bool:
+def _accepts(builder: Callable[..., Any], argument: str) -> bool:
     try:
         parameters = inspect.signature(builder).parameters.values()
     except (TypeError, ValueError):  # written in C: it does not say
@@ -64,7 +59,7 @@ def _takes(builder: Callable[..., Any], argument: str) -> bool:
 
 
 def freeze(model: nn.Module, patterns: Sequence[str]) -> None:
-    """Take gradients from every parameter that a pattern names, by itself or by a layer around it.
+    """Stop every parameter from learning that a pattern names, itself or a layer around it.
 
     Raises:
         ModelError: a pattern names no parameter.
@@ -105,49 +100,99 @@ def check_output(model: nn.Module, sample: Tensor, config: Config) -> None:
     try:
         output = _score(model, sample)
     except Exception as error:  # whatever a user's forward raises
-        fitting = find_input_shape(model, sample.device)
+        num_classes = config.dataset.num_classes
+        fitting = find_input_shape(model, num_classes, sample.device, tried=shape[1:])
         raise ModelError(
-            f"model._target_={target} does not take the data's shape {shape}: "
-            f"{first_line(error)}. {_where_it_fits(fitting)}"
+            f"model._target_={target} fails on a sample of the data's shape {shape}: "
+            f"{first_line(error)}. {_where_it_fits(fitting, config.dataset)}"
         ) from error
-    wanted = (1, config.dataset.num_classes)
-    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    _require_scores(output, sample, f"model._target_={target}", config)
+
+
+def check_training(model: nn.Module, sample: Tensor, config: Config) -> None:
+    """Refuse a model that in training gives something else than one score per class.
+
+    Changes the model's running statistics. `sample` has shape (1, channels, height, width).
+
+    Raises:
+        ModelError: nothing is left to train, or with what it gives and what it must give.
+    """
+    target = f"model._target_={config.model._target_}"
+    if not can_train(model):
+        raise ModelError(f"{target}: {NOTHING_TO_TRAIN}")
+    two = torch.cat([sample, sample])  # batch norm refuses a single one
+    try:
+        with torch.no_grad():
+            output = model.train()(two)
+    except Exception as error:  # whatever a user's forward raises
+        raise ModelError(
+            f"{target} fails in training on samples of shape {tuple(two.shape)}: "
+            f"{first_line(error)}. phase=inference runs without training it"
+        ) from error
+    _require_scores(output, two, f"{target}, in training,", config)
+
+
+def _require_scores(output: object, samples: Tensor, what: str, config: Config) -> None:
+    wanted = (len(samples), config.dataset.num_classes)
+    found = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
     if found != wanted:
         raise ModelError(
-            f"model._target_={target} gives {found} for an input of shape {shape}; it must give "
-            f"{wanted}, one score per class (dataset.num_classes)"
+            f"{what} gives {found} for an input of shape {tuple(samples.shape)}; it must give "
+            f"{wanted}, one score per class (dataset.num_classes) and nothing else (model.kwargs "
+            "can switch off what a builder adds, as aux_logits does in some of torchvision's)"
         )
 
 
-def _where_it_fits(shape: tuple[int, int, int] | None) -> str:
+def _where_it_fits(shape: tuple[int, int, int] | None, dataset: Dataset) -> str:
     if shape is None:
         return (
-            "No square image of 28 to 384 pixels with 1 or 3 channels fits it either; if it needs "
-            "another one, dataset=synthetic takes any dataset.num_channels, dataset.image_size "
-            "and dataset.image_width"
+            "It fails on every other square image of 28 to 384 pixels with 1 or 3 channels too; if "
+            "it needs a shape of another kind, dataset=synthetic takes any dataset.num_channels, "
+            "dataset.image_size and dataset.image_width"
         )
     num_channels, size, _ = shape
+    width = " dataset.image_width=null" if dataset.image_width else ""
     return (
         f"It takes {(1, *shape)}: dataset=synthetic dataset.num_channels={num_channels} "
-        f"dataset.image_size={size}"
+        f"dataset.image_size={size}{width}"
     )
 
 
-def find_input_shape(model: nn.Module, device: torch.device) -> tuple[int, int, int] | None:
-    """The first (channels, height, width) among common ones that `model` takes, if it takes any."""
+def find_input_shape(
+    model: nn.Module, num_classes: int, device: torch.device, *, tried: tuple[int, ...] = ()
+) -> tuple[int, int, int] | None:
+    """The first (channels, height, width) among common ones for which `model` gives its scores.
+
+    `tried` is a shape that is known not to be it. None: there is none among them.
+    """
     shapes = ((channels, size, size) for channels in (3, 1) for size in PROBED_SIZES)
-    return next((shape for shape in shapes if takes(model, shape, device)), None)
+    return next(
+        (s for s in shapes if s != tried and gives_scores(model, s, num_classes, device)), None
+    )
 
 
-def takes(model: nn.Module, shape: tuple[int, int, int], device: torch.device) -> bool:
-    """Whether `model`, on `device`, takes one sample of shape (channels, height, width)."""
+def gives_scores(
+    model: nn.Module, shape: tuple[int, int, int], num_classes: int, device: torch.device
+) -> bool:
+    """Whether `model`, on `device`, scores one sample of shape (channels, height, width)."""
     try:
-        _score(model, torch.zeros(1, *shape, device=device))
+        output = _score(model, torch.zeros(1, *shape, device=device))
     except Exception:  # whatever a user's forward raises
         return False
-    return True
+    return isinstance(output, Tensor) and tuple(output.shape) == (1, num_classes)
 
 
 @torch.no_grad()  # not inference_mode: lazy layers make their weights here, to be trained later
 def _score(model: nn.Module, sample: Tensor) -> Any:
     return model.eval()(sample)
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """Put torch's defaults back that a builder may change: the next one is not to inherit them."""
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(dtype)
+        torch.set_default_device(device)

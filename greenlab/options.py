@@ -9,8 +9,7 @@ third says in one message where a YAML file is broken. Importing this module ins
 """
 
 from hydra._internal import defaults_list
-from hydra._internal.config_repository import IConfigRepository
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
@@ -102,18 +101,18 @@ class AnyBatchSizePath(SearchPathPlugin):
             search_path.append("greenlab", f"{AnyBatchSize.scheme()}://")
 
 
-def _load_yaml(self: FileConfigSource, config_path: str) -> ConfigResult:
+_load = ConfigRepository.load_config
+
+
+def _load_yaml(self: ConfigRepository, config_path: str) -> ConfigResult | None:
     try:
-        return _load_unguarded(self, config_path)
+        return _load(self, config_path)
     except YAMLError as error:  # it names file and line
         raise ConfigCompositionException(f"{config_path} is not valid YAML: {error}") from error
 
 
-_load_unguarded = FileConfigSource.load_config
-
-
 def _install() -> None:
-    FileConfigSource.load_config = _load_yaml  # type: ignore[method-assign]
+    ConfigRepository.load_config = _load_yaml  # type: ignore[method-assign]
     defaults_list.Overrides = NumericOverrides  # type: ignore[misc]
     plugins = Plugins.instance()
     plugins.register(AnyBatchSize)

@@ -6,6 +6,7 @@ or nothing, before anything else hears of the cell.
 """
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -134,9 +135,10 @@ class ModelProfile:
     def macs_per_parameter(self) -> float:
         """The paper's predictor of energy: MACs over trainable parameters, as its code has it.
 
-        A model with nothing left to train is taken over all its parameters.
+        A model with nothing left to train is taken over all its parameters; NaN where it has none.
         """
-        return self.macs / (self.trainable_parameters or self.parameters)
+        parameters = self.trainable_parameters or self.parameters
+        return self.macs / parameters if parameters else math.nan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -291,8 +293,9 @@ def metrics(record: Record) -> dict[str, float]:
         "model/size_bytes": measured.model.size_bytes,
         "model/macs": measured.model.macs,
         "model/macs_exact": measured.model.macs_exact,
-        "model/macs_per_parameter": measured.model.macs_per_parameter,
     }
+    if measured.model.parameters:
+        named["model/macs_per_parameter"] = measured.model.macs_per_parameter
     return named | measured.trace.mean
 
 

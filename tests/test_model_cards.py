@@ -106,7 +106,6 @@ def test_the_models_that_work_are_shown_beside_those_that_do_not(
         ("model=glob(zzz*)", ["no cell matches"]),
         ("dataset.image_sise=3", ["image_sise"]),
         ("model.freeze=[conv9]", ["conv9"]),
-        ("model=", ["model"]),
     ],
 )
 def test_what_cannot_be_shown_is_refused(

@@ -1,12 +1,14 @@
 """Profiles are held against counts worked out by hand."""
 
 import logging
+import math
 import pkgutil
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from greenlab.errors import ModelError
 from greenlab.model_profile import LayerMacs, count_macs_by_layer_type, profile_model
 
 IMAGE = torch.zeros(1, 3, 8, 8)
@@ -113,11 +115,11 @@ def test_macs_are_told_apart_by_layer_type() -> None:
         nn.Linear(4, 5),
     )
     assert count_macs_by_layer_type(model, IMAGE) == {
-        "AdaptiveAvgPool2d": LayerMacs(macs=260),
-        "BatchNorm2d": LayerMacs(macs=1_024),
+        "AdaptiveAvgPool2d": LayerMacs(macs=260, macs_exact=0),
+        "BatchNorm2d": LayerMacs(macs=1_024, macs_exact=0),
         "Conv2d": LayerMacs(macs=768, macs_exact=768),
         "Linear": LayerMacs(macs=20, macs_exact=20),
-        "Scale": LayerMacs(macs_exact=2_048),
+        "Scale": LayerMacs(macs=0, macs_exact=2_048),
     }
 
 
@@ -156,3 +158,44 @@ def test_the_model_is_left_as_it_was(capsys: pytest.CaptureFixture[str]) -> None
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(torch.get_rng_state(), random_state)
     assert capsys.readouterr().out == ""
+
+
+# Both branches run the one convolution of 3·4 weights on 8×8: 2·768.
+def test_a_layer_that_two_others_share_counts_once_for_each_call() -> None:
+    shared = nn.Conv2d(3, 4, kernel_size=1)
+
+    class Siamese(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right = nn.Sequential(shared), nn.Sequential(shared)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.left(x) + self.right(x)
+
+    profile = profile_model(Siamese(), IMAGE)
+    assert profile.parameters == 3 * 4 + 4
+    assert profile.macs == profile.macs_exact == 2 * 768
+
+
+def test_a_layer_called_past_the_one_around_it_keeps_its_own_macs() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Conv2d(3, 4, kernel_size=1), nn.ReLU())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner[1](self.inner[0](x))
+
+    layers = count_macs_by_layer_type(Outer(), IMAGE)
+    assert layers == {"Conv2d": LayerMacs(macs=768, macs_exact=768)}
+
+
+def test_a_model_without_parameters_has_no_macs_per_parameter() -> None:
+    profile = profile_model(nn.Flatten(), IMAGE)
+    assert (profile.parameters, profile.macs) == (0, 0)
+    assert math.isnan(profile.macs_per_parameter)
+
+
+def test_a_model_that_cannot_be_counted_is_refused() -> None:
+    with pytest.raises(ModelError, match="of Linear cannot be counted"):
+        profile_model(nn.Linear(5, 5), IMAGE)

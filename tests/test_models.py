@@ -9,6 +9,7 @@ from pathlib import Path
 
 import by_hand
 import pytest
+import thop
 import torch
 import torchvision
 import yaml
@@ -109,7 +110,8 @@ def test_lenet_has_the_layers_that_are_worked_out_by_hand() -> None:
     assert count_macs(built("lenet")) == 352_800 + 240_000 + 48_000 + 10_080 + 840
 
 
-# A stride or a pool too many is silent: the network still runs, at a fraction of the work.
+# A stride or a pool too many is silent: the network still runs, at a fraction of the work. (Of the
+# others, RegNetX-200MF and ResNeXt29 have no builder, and VGG16's differs in its classifier alone.)
 @pytest.mark.parametrize("name", FROM_TORCHVISION)
 def test_torchvision_untouched_does_a_fraction_of_the_work(name: str) -> None:
     with torch.device("meta"):
@@ -159,7 +161,10 @@ def test_thop_adds_batch_norm_and_pooling_and_nothing_else(name: str) -> None:
     assert profile.macs == profile.macs_exact + sum(added.values())
     assert sum(layer.macs_exact for layer in layers.values()) == profile.macs_exact
     assert profile.macs_exact == count_macs(built(name))
-    assert 0 <= profile.macs / profile.macs_exact - 1 < 0.09
+    assert profile.macs == round(
+        thop.profile(copy.deepcopy(built(name)), (sample,), verbose=False)[0]
+    )
+    assert 0 <= profile.macs / profile.macs_exact - 1 < 0.09  # nothing big is counted twice
 
 
 def test_the_table_in_the_documentation_holds_what_is_counted() -> None:
@@ -269,7 +274,7 @@ def test_dropout_and_stochastic_depth_follow_the_seed() -> None:
 
 
 def step_in_bfloat16(name: str, device: str) -> None:
-    """A step in fp32 and one under autocast, both in channels_last, and NCHW to compare with."""
+    """A step in fp32 and one under autocast, both in channels_last; their scores, and NCHW's."""
     model = copy.deepcopy(built(name)).to(device)
     batch = images(4).to(device)
     with torch.no_grad():
@@ -277,22 +282,20 @@ def step_in_bfloat16(name: str, device: str) -> None:
         model = model.to(memory_format=torch.channels_last)
         batch = batch.to(memory_format=torch.channels_last)
         strided = model(batch)
+        with torch.autocast(device, dtype=torch.bfloat16):
+            short = model(batch)
     torch.testing.assert_close(plain, strided, rtol=1e-2, atol=1e-3)
+    assert short.dtype == torch.bfloat16
+    # bfloat16 keeps 8 bits of a number: after some twenty layers the scores agree within a tenth.
+    assert (short.float() - plain).norm() < 0.1 * plain.norm()
     for enabled in (False, True):
         model.zero_grad(set_to_none=True)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=enabled):
-            with torch.no_grad():
-                scores = model.eval()(batch)
             loss = nn.functional.cross_entropy(model.train()(batch), torch.arange(4, device=device))
         loss.backward()
-        assert scores.dtype == (torch.bfloat16 if enabled else torch.float32)
-        # bfloat16 keeps 8 bits of a number; some forty layers later the scores still agree.
-        spread = plain.std(dim=1).mean() + plain.abs().mean()
-        assert (scores.float() - plain).abs().max() < 0.1 * spread
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", SIXTEEN)
 def test_it_steps_in_fp32_and_bfloat16_in_channels_last(name: str) -> None:
     step_in_bfloat16(name, "cpu")

@@ -9,8 +9,15 @@ from conftest import make_config
 from torch import Tensor, nn
 
 from greenlab.config import Model
-from greenlab.errors import ModelError
-from greenlab.network import build_model, check_output, find_input_shape, freeze
+from greenlab.errors import ConfigError, GreenlabError, ModelError
+from greenlab.network import (
+    build_model,
+    check_output,
+    check_training,
+    contained,
+    find_input_shape,
+    freeze,
+)
 
 CPU = torch.device("cpu")
 LENET = "greenlab.models.lenet.lenet"
@@ -43,13 +50,13 @@ class OneSize(nn.Module):
         ("greenlab.models.lenet.no_such", {}, "cannot be imported"),
         (LENET, {"depth": 3}, "fails when it is called with .*'depth': 3.*model.kwargs"),
         ("builtins.dict", {}, "returned a dict"),
-        ("greenlab.models.lenet", {}, "not callable"),
+        ("greenlab.models", {}, "is a module; name the function or class in it"),
     ],
 )
 def test_a_builder_that_fails_is_refused_by_name(
     target: str, kwargs: dict[str, object], problem: str
 ) -> None:
-    with pytest.raises(ModelError, match=problem) as refusal:
+    with pytest.raises(GreenlabError, match=problem) as refusal:
         build_model(Model(_target_=target, kwargs=kwargs), num_classes=10)
     assert f"model._target_={target}" in str(refusal.value)
 
@@ -59,7 +66,7 @@ def test_a_file_that_is_no_python_is_refused_by_name_and_line(
 ) -> None:
     (tmp_path / "half_written.py").write_text("import torch\ndef build(:\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(ModelError, match=r"SyntaxError.*half_written\.py, line 2"):
+    with pytest.raises(ConfigError, match=r"SyntaxError.*half_written\.py, line 2"):
         build_model(Model(_target_="half_written.build"), num_classes=10)
 
 
@@ -144,9 +151,66 @@ def test_a_shape_that_the_model_does_not_take_is_refused_with_one_that_it_takes(
 def test_the_shape_that_fits_is_found_among_common_ones(
     model: nn.Module, shape: tuple[int, int, int] | None
 ) -> None:
-    assert find_input_shape(model, CPU) == shape
+    assert find_input_shape(model, 10, CPU) == shape
 
 
 def test_where_no_common_shape_fits_the_refusal_says_so() -> None:
     with pytest.raises(ModelError, match=r"28 to 384 pixels .*dataset\.image_width"):
         check_output(OneSize(3, 30), torch.zeros(1, 3, 32, 32), make_config())
+
+
+def test_a_width_of_its_own_is_put_back_by_the_remedy() -> None:
+    settings = make_config("dataset=synthetic", "dataset.image_width=40")
+    with pytest.raises(ModelError, match=r"dataset\.image_size=32 dataset\.image_width=null"):
+        check_output(build_model(settings.model, 10), torch.zeros(1, 3, 32, 40), settings)
+
+
+class Folding(nn.Module):
+    """Takes any shape, and silently makes more samples of a large one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, 3 * 64 * 64)[:, :10] * 1.0
+
+
+def test_a_shape_that_gives_other_scores_does_not_fit() -> None:
+    assert find_input_shape(Folding(), 10, CPU) == (3, 64, 64)
+
+
+def test_a_model_of_another_number_type_is_not_told_the_shape_that_it_refused() -> None:
+    settings = make_config()
+    with pytest.raises(ModelError, match=r"(?s)fails on .*(dtype|type).*every other square image"):
+        check_output(build_model(settings.model, 10).double(), torch.zeros(1, 3, 32, 32), settings)
+
+
+class Auxiliary(nn.Linear):
+    """Gives a second output while it trains, as Inception does."""
+
+    def forward(self, x: Tensor) -> object:
+        scores = super().forward(x.flatten(1))
+        return (scores, scores) if self.training else scores
+
+
+def test_a_model_with_other_outputs_in_training_is_refused() -> None:
+    settings, sample = make_config(), torch.zeros(1, 3, 32, 32)
+    model = Auxiliary(3 * 32 * 32, 10)
+    check_output(model, sample, settings)
+    with pytest.raises(ModelError, match=r"in training, gives a tuple .*\(2, 10\).*model\.kwargs"):
+        check_training(model, sample, settings)
+
+
+def test_what_a_builder_changes_for_all_of_torch_is_put_back() -> None:
+    with contained():
+        torch.set_default_dtype(torch.float64)
+    assert torch.zeros(1).dtype == torch.float32
+
+
+@pytest.mark.parametrize("names", ["conv1", ["conv1"], ["conv1", 3]])
+def test_frozen_layers_are_a_name_or_a_list_of_names(names: object) -> None:
+    wanted = [str(name) for name in (names if isinstance(names, list) else [names])]
+    assert Model(_target_=LENET, freeze=names).freeze == wanted
+
+
+@pytest.mark.parametrize("names", ["[1.10]", "[null]", "[{a: 1}]", "true"])
+def test_a_name_that_yaml_reads_as_something_else_is_refused(names: str) -> None:
+    with pytest.raises(ConfigError, match=r"model\.freeze is .*in quotes"):
+        make_config(f"model.freeze={names}")

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "greenlab"
 
 ROWS = [
     {"errors"},
-    {"energy"},
+    {"energy", "targets"},
     {"config"},
     {"record"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}

@@ -7,8 +7,7 @@ waits for the host.
 """
 
 import math
-import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from greenlab import targets
 from greenlab.config import Dataset
 from greenlab.errors import ConfigError, DataUnavailableError, GreenlabError, first_line
 
@@ -58,7 +58,7 @@ def load(dataset: Dataset, seed: int) -> Data:
         ConfigError: the loader cannot be imported, or returns what the configuration does not say.
         DataUnavailableError: the data is not here and cannot be fetched, or is too small.
     """
-    loader = _resolve(dataset._target_)
+    loader = targets.resolve("dataset._target_", dataset._target_)
     try:
         loaded = loader(dataset, seed)
     except GreenlabError:
@@ -167,22 +167,6 @@ def _crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
     pixels = rows[:, :, None] * (width + 2 * _PADDING) + columns[:, None, :]
     chosen = pixels.view(number, 1, -1).expand(-1, channels, -1)
     return framed.flatten(2).gather(2, chosen).view_as(images)
-
-
-def _resolve(target: str) -> Callable[[Dataset, int], Any]:
-    try:
-        loader = pkgutil.resolve_name(target)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(
-            f"dataset._target_={target} cannot be imported: {error}. It is the dotted name of a "
-            "function load(dataset, seed), importable from the working directory"
-        ) from error
-    if not callable(loader):
-        raise ConfigError(
-            f"dataset._target_={target} is a {type(loader).__name__}, not a function "
-            "load(dataset, seed)"
-        )
-    return loader  # type: ignore[no-any-return]
 
 
 def _first(split: Split, num_samples: int) -> Split:

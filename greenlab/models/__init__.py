@@ -16,8 +16,8 @@ def initialise(network: nn.Module) -> nn.Module:
     """Draw the weights of a torchvision network anew as PyTorch does by default.
 
     Convolutions and linear layers are uniform within ±1/√fan_in (`kaiming_uniform_` with a = √5),
-    batch norm starts with 1 and 0. torchvision has another rule for each of its networks; one rule
-    for all sixteen lets them be compared, and RegNet learn in a few epochs.
+    batch norm starts with 1 and 0. torchvision has other rules for most of its networks; one
+    rule for all sixteen lets them be compared, and RegNet learn in a few epochs.
     """
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):

@@ -1,9 +1,10 @@
 """DPN26: a residual path refines the features that there are, a dense path adds new ones.
 
 Chen, Li, Xiao, Jin, Yan, Feng, *Dual Path Networks* (2017). Widths, groups and dense growth are
-DPN-92's; two blocks per stage stand for its 3, 4, 20 and 3. The CIFAR form opens with a 3×3
-convolution of stride 1 in place of a 7×7 one of stride 2 and a max-pool. Batch norm and ReLU follow
-each convolution, and ReLU the sum, where the original normalises before each convolution.
+DPN-92's; two blocks per stage stand for its 3, 4, 20 and 3, and a stage's dense path starts with
+twice its growth, not three times. The CIFAR form opens with a 3×3 convolution of stride 1 in place
+of a 7×7 one of stride 2 and a max-pool. Batch norm follows each convolution, ReLU the first two of
+a block and its sum, where the original has both before each convolution.
 """
 
 from collections import OrderedDict

@@ -3,7 +3,8 @@
 Tan, Le, *EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks* (2019). The
 CIFAR form opens with a convolution of stride 1 in place of 2 and classifies the 320 features of the
 last block, without the original's widening to 1,280; the rest is torchvision's EfficientNet-B0,
-dropout and stochastic depth included. The last feature map is 2×2.
+dropout and stochastic depth in training included, both as in the paper. The last feature map is
+2×2.
 """
 
 from typing import Any

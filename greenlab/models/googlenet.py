@@ -3,8 +3,9 @@
 Szegedy, Liu, Jia, Sermanet, Reed, Anguelov, Erhan, Vanhoucke, Rabinovich, *Going Deeper with
 Convolutions* (2014). The CIFAR form opens with one 3×3 convolution to 192 channels in place of
 three convolutions and two max-pools, pools twice on its way to 8×8, and has no auxiliary
-classifiers and no dropout. Batch norm follows each convolution, which keeps its bias, and two 3×3
-convolutions stand for each 5×5 one, both after the original.
+classifiers, no local response normalisation and no dropout. Batch norm, younger than the original,
+follows each convolution, which keeps its bias; two 3×3 convolutions stand for each 5×5 one, as in
+its successors.
 """
 
 from collections import OrderedDict

@@ -1,8 +1,9 @@
 """PreActResNet18: ResNet18 that normalises before it convolves, so that shortcuts stay untouched.
 
 He, Zhang, Ren, Sun, *Identity Mappings in Deep Residual Networks* (2016). The CIFAR form opens with
-a 3×3 convolution of stride 1, without batch norm, in place of a 7×7 one of stride 2 and a max-pool,
-and has no batch norm and ReLU after its last block, where the original has.
+a 3×3 convolution of stride 1 in place of the 7×7 one of stride 2 and the max-pool of the 18 layers
+for ImageNet. It has no batch norm and ReLU around its blocks: the original has them after its stem,
+before the first shortcut branches off, and after its last block.
 """
 
 from collections import OrderedDict

@@ -1,6 +1,6 @@
 """SimpleDLA: trees join the outputs of early and late blocks, instead of passing on the last alone.
 
-Yu, Wang, Shelhamer, Darrell, *Deep Layer Aggregation* (2018). This is the plain tree: a root joins
+Yu, Wang, Shelhamer, Darrell, *Deep Layer Aggregation* (2017). This is the plain tree: a root joins
 its two branches and nothing else, where the original's roots also take in every branch below them
 and the input of the stage. The CIFAR form opens with a 3×3 convolution in place of a 7×7 one and
 halves the image three times, not five, so that its last feature map is 4×4.
