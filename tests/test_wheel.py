@@ -67,7 +67,7 @@ def test_the_wheel_runs_from_another_folder_with_options_of_ones_own(
 def test_the_console_script_completes_options(installed: Path) -> None:
     completion = subprocess.run(
         [installed / "greenlab", "-sc", "query=bash"],
-        env={**os.environ, "COMP_LINE": "greenlab model=res", "COMP_POINT": "18"},
+        env={**os.environ, "COMP_LINE": "greenlab model=resnet", "COMP_POINT": "21"},
         capture_output=True,
         text=True,
         check=False,
