@@ -27,6 +27,16 @@ from greenlab.record import Cell, Record
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # more threads than cores would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+LONGEST_FIRST = ["test_command", "test_simulated_cells", "test_interruption", "test_models"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker is left with one at the end."""
+    place = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
+
 
 def make_config(*overrides: str) -> Config:
     """Compose and check a configuration."""

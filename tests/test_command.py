@@ -9,6 +9,8 @@ from conftest import CommandLine
 from simulated.machine import HERE as SIMULATED
 from simulated.machine import workstation
 
+from greenlab.sweep import CLAIM_FILE
+
 QUICK = (
     "dataset=synthetic",
     "dataset.num_samples=64",
@@ -268,6 +270,16 @@ def test_doctor_is_content_with_a_metered_machine(greenlab: CommandLine) -> None
     assert result.stdout.count("measured:") == 3
 
 
+def test_the_folder_of_another_run_is_refused(greenlab: CommandLine) -> None:
+    (greenlab.folder / "mine").mkdir()
+    (greenlab.folder / "mine" / CLAIM_FILE).touch()
+    result = greenlab("hydra.run.dir=mine", *QUICK)
+    assert result.returncode == 1
+    assert "holds the results of another run" in result.stderr
+    assert not greenlab.records()
+
+
+@pytest.mark.slow
 def test_a_folder_is_never_written_twice_and_no_old_result_served_as_new(
     greenlab: CommandLine,
 ) -> None:
