@@ -128,6 +128,7 @@ def test_a_folder_of_options_that_is_not_there_is_refused(
     assert "nowhere" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_command_finds_the_options_and_ones_own(
     greenlab: CommandLine, own_options: Path
 ) -> None:
