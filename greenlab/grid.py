@@ -106,9 +106,22 @@ def _refusals(chosen: Sequence[str]) -> Iterator[None]:
         raise ConfigError(str(error).strip()) from error
 
 
-def import_beside_options(config: DictConfig) -> None:
-    """Make files beside the user's own YAML importable; `config` is composed, with Hydra's part."""
-    targets.import_from(_own_folders(config))
+def adopt_own_options(config: DictConfig) -> None:
+    """Make files beside the user's own YAML importable; `config` is composed, with Hydra's part.
+
+    Raises:
+        ConfigError: an option of theirs has the name of one of greenlab's, which Hydra would take.
+    """
+    folders = _own_folders(config)
+    for folder in folders:
+        for own in folder.glob("*/*.yaml"):
+            hidden_by = CONF / own.relative_to(folder)
+            if hidden_by.exists() and hidden_by.read_bytes() != own.read_bytes():
+                raise ConfigError(
+                    f"{own}: {own.parent.name}={own.stem} is one of greenlab's own options, which "
+                    "comes first; give yours another name"
+                )
+    targets.import_from(folders)
 
 
 def _own_folders(config: DictConfig) -> list[Path]:

@@ -19,6 +19,7 @@ import torch
 from rich.table import Table
 
 from greenlab import grid
+from greenlab.config import Config
 from greenlab.errors import GreenlabError
 from greenlab.model_profile import LayerMacs, count_macs_by_layer_type, profile_model
 from greenlab.network import (
@@ -85,35 +86,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _make_cards(overrides: Sequence[str]) -> tuple[list[Card], list[str]]:
     """The cards, and what stood in the way of others, each problem once."""
-    if not any(override.startswith("model=") for override in overrides):
+    if not any(override.startswith(("model=", "model._target_=")) for override in overrides):
         overrides = ["model=glob(*)", *overrides]
     cards, problems = [], []
     try:
-        grid.import_beside_options(grid.compose_hydra(overrides))
+        grid.adopt_own_options(grid.compose_hydra(overrides))
         cells = grid.split(overrides)
     except GreenlabError as error:
         return [], [str(error)]
     with open_console(stderr=True).status("") as progress:
         for number, cell in enumerate(cells, start=1):
-            model = next(one for one in cell if one.startswith("model=")).removeprefix("model=")
-            progress.update(f"counting {model} ({number}/{len(cells)})")
+            progress.update(f"counting {' '.join(cell)} ({number}/{len(cells)})")
             try:
-                cards.append(make_card(model, cell))
-            except GreenlabError as error:
+                config = grid.compose_one(cell)
+            except GreenlabError as error:  # often the same one for every model
                 problems.append(str(error))
+                continue
+            try:
+                cards.append(make_card(config, cell))
+            except GreenlabError as error:
+                problems.append(f"{' '.join(cell)}: {error}")
     return cards, list(dict.fromkeys(problems))
 
 
-def make_card(model: str, overrides: Sequence[str]) -> Card:
-    """Build and count the option `model` as `overrides` compose it, within `grid.open_options`.
+def make_card(config: Config, overrides: Sequence[str]) -> Card:
+    """Build and count the model of `config`, which `overrides` have composed.
 
     Raises:
-        ConfigError: it does not compose, or its builder cannot be imported.
+        ConfigError: its builder cannot be imported.
         ModelError: it cannot be built or counted, or there is no image of a common shape for
             which it gives one score per class.
     """
-    config, device = grid.compose_one(overrides), torch.device("cpu")
-    data = config.dataset
+    data, device = config.dataset, torch.device("cpu")
+    options = [one.removeprefix("model=") for one in overrides if one.startswith("model=")]
+    model = options[-1] if options else config.model._target_
     of_data = (data.num_channels, data.image_size, data.image_width or data.image_size)
     with contained():
         network = build_model(config.model, data.num_classes)
@@ -155,13 +161,14 @@ def _print_tables(cards: Sequence[Card]) -> None:
     console.print(_overview(cards))
     notes = [
         "MACs of one sample: by thop, which adds normalisation and pooling to the convolutions and "
-        "matrix\nproducts that the exact count holds. Size: parameters and buffers. MACs per "
-        "parameter: thop's, over\ntrainable parameters."
+        "matrix products that the exact count holds, and skips what it has no rule for. Size: "
+        "parameters and buffers. MACs per parameter: thop's, over trainable parameters (over all "
+        "where none is)."
     ]
     if not all(card.takes_the_data for card in cards):
         notes.append(
-            "* does not take the data's shape; this one needs dataset=synthetic and its "
-            "dataset.num_channels and dataset.image_size"
+            "* does not take the data's shape: run it with dataset=synthetic, and with "
+            "dataset.num_channels and dataset.image_size as in its row."
         )
     notes += [
         f"thop has no rule for {', '.join(card.profile.uncounted_layers)} in {card.model} and "
@@ -179,12 +186,12 @@ def _overview(cards: Sequence[Card]) -> Table:
     frozen = any(card.profile.trainable_parameters < card.profile.parameters for card in cards)
     same = set(cards[0].overrides).intersection(*(card.overrides for card in cards))
     table = Table(title="Models", title_justify="left")
-    table.add_column("model")
-    table.add_column("input", justify="right")
+    table.add_column("model", overflow="fold")
+    table.add_column("input", justify="right", overflow="fold")
     for column in ("parameters", *(["trainable"] if frozen else []), "size MB", "MACs ×10⁶"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for column in ("exact ×10⁶", "thop above exact", "MACs/parameter"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     for card in cards:
         profile = card.profile
         table.add_row(

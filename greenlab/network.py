@@ -2,8 +2,10 @@
 
 import fnmatch
 import inspect
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,8 +40,8 @@ def build_model(model: Model, num_classes: int) -> nn.Module:
     except (Exception, SystemExit) as error:  # whatever a user's builder raises
         raise ModelError(
             f"model._target_={target} fails when it is called with {arguments}: "
-            f"{first_line(error)}. model.kwargs holds its arguments; num_classes is "
-            "dataset.num_classes"
+            f"{first_line(error)}{_where(error)}. model.kwargs holds its arguments; num_classes "
+            "is dataset.num_classes unless they say otherwise"
         ) from error
     if not isinstance(built, nn.Module):
         raise ModelError(
@@ -104,7 +106,7 @@ def check_output(model: nn.Module, sample: Tensor, config: Config) -> None:
         fitting = find_input_shape(model, num_classes, sample.device, tried=shape[1:])
         raise ModelError(
             f"model._target_={target} fails on a sample of the data's shape {shape}: "
-            f"{first_line(error)}. {_where_it_fits(fitting, config.dataset)}"
+            f"{first_line(error)}{_where(error)}. {_where_it_fits(fitting, config.dataset)}"
         ) from error
     _require_scores(output, sample, f"model._target_={target}", config)
 
@@ -127,28 +129,40 @@ def check_training(model: nn.Module, sample: Tensor, config: Config) -> None:
     except Exception as error:  # whatever a user's forward raises
         raise ModelError(
             f"{target} fails in training on samples of shape {tuple(two.shape)}: "
-            f"{first_line(error)}. phase=inference runs without training it"
+            f"{first_line(error)}{_where(error)}. phase=inference runs without training it"
         ) from error
     _require_scores(output, two, f"{target}, in training,", config)
+
+
+def _where(error: BaseException) -> str:
+    """The line of code that raised an error, in brackets."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def _require_scores(output: object, samples: Tensor, what: str, config: Config) -> None:
     wanted = (len(samples), config.dataset.num_classes)
     found = tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
     if found != wanted:
+        way_out = (
+            "let the builder take num_classes, or set dataset.num_classes (dataset=synthetic takes "
+            "any)"
+            if isinstance(output, Tensor)
+            else "model.kwargs may switch off what the builder adds, as aux_logits does in some of "
+            "torchvision's"
+        )
         raise ModelError(
             f"{what} gives {found} for an input of shape {tuple(samples.shape)}; it must give "
-            f"{wanted}, one score per class (dataset.num_classes) and nothing else (model.kwargs "
-            "can switch off what a builder adds, as aux_logits does in some of torchvision's)"
+            f"{wanted}, one score per class (dataset.num_classes), and nothing else: {way_out}"
         )
 
 
 def _where_it_fits(shape: tuple[int, int, int] | None, dataset: Dataset) -> str:
     if shape is None:
         return (
-            "It fails on every other square image of 28 to 384 pixels with 1 or 3 channels too; if "
-            "it needs a shape of another kind, dataset=synthetic takes any dataset.num_channels, "
-            "dataset.image_size and dataset.image_width"
+            "It fails on square images of 28 to 384 pixels with 1 or 3 channels too; where it is "
+            "not at fault itself and needs another shape, dataset=synthetic takes any "
+            "dataset.num_channels, dataset.image_size and dataset.image_width"
         )
     num_channels, size, _ = shape
     width = " dataset.image_width=null" if dataset.image_width else ""

@@ -147,7 +147,7 @@ def _idle(measured: Measurement) -> Iterator[Doubt]:
                 "work runs on this machine, and its energy is mixed with the cell's. Stop it",
             )
     net_j = energy.net_energy_j(measured.active, measured.idle_w)
-    for component in counted & net_j.keys():
+    for component in sorted(net_j):
         if net_j[component] < 0:
             yield Doubt(
                 code=f"negative_net_{component}",

@@ -83,6 +83,8 @@ def _describe_cell(config: Config) -> Cell:
     chosen = hydra.runtime.choices
     choices = {group: str(chosen[group]) for group in CHOICES if chosen.get(group) is not None}
     choices["batch_size"] = str(config.batch_size.size)  # whatever option it was made from
+    if any(override.startswith("model._target_=") for override in hydra.overrides.task):
+        choices["model"] = config.model._target_  # the option that it replaces is not what runs
     settings = configuration.to_dict(config)
     settings["mlflow"]["tracking_uri"] = tracking.without_password(
         tracking.resolve_uri(config.mlflow)

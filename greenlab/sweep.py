@@ -46,7 +46,7 @@ class Sweep(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a single cell that cannot be run or stored, before it starts."""
         with _refusals():
-            grids.import_beside_options(config)
+            grids.adopt_own_options(config)
             cell = configuration.from_omegaconf(config)
             _check_writable(Path(config.hydra.run.dir), "hydra.run.dir")
             _refuse_env_set(config)
@@ -60,7 +60,7 @@ class Sweep(Callback):
         """Refuse a grid with a cell that cannot be run, before any cell starts; else begin it."""
         global open_sweep
         with _refusals():
-            grids.import_beside_options(config)
+            grids.adopt_own_options(config)
             grid = grids.compose_sweep(config)
             _check_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
             _refuse_env_set(config)
@@ -81,7 +81,7 @@ class Sweep(Callback):
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Tell the process that is about to run a cell which one it is."""
-        grids.import_beside_options(config)
+        grids.adopt_own_options(config)
         if self.num_cells:
             run.ticket = Ticket(
                 sweep=self.name,

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CommandLine
+from conftest import ROOT, CommandLine
 
 from greenlab.model_cards import main
 
@@ -117,6 +117,33 @@ def test_what_cannot_be_shown_is_refused(
     for part in parts:
         assert part in refusal
     assert "Traceback" not in refusal
+
+
+def test_an_option_of_ones_own_that_greenlab_s_would_hide_is_refused(
+    capsys: pytest.CaptureFixture[str], own_options: Path
+) -> None:
+    (own_options / "model" / "resnet18.yaml").write_text("_target_: own_network_64.build\n")
+    assert main(["--config-dir", str(own_options), "model=resnet18"]) == 1
+    refusal = capsys.readouterr().err
+    assert "model=resnet18 is one of greenlab's own options" in refusal
+    assert "another name" in refusal
+
+
+def test_a_copy_of_greenlab_s_own_option_is_no_other(
+    capsys: pytest.CaptureFixture[str], own_options: Path
+) -> None:
+    original = ROOT / "conf" / "model" / "lenet.yaml"
+    (own_options / "model" / "lenet.yaml").write_text(original.read_text())
+    [card] = cards(capsys, "--config-dir", str(own_options), "model=lenet")
+    assert card["parameters"] == 62_006
+
+
+def test_a_target_without_an_option_is_shown_once_under_its_own_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    [card] = cards(capsys, "model._target_=greenlab.models.mobilenet.mobilenet")
+    assert card["model"] == card["target"] == "greenlab.models.mobilenet.mobilenet"
+    assert card["parameters"] == 3_217_226
 
 
 def test_a_folder_of_options_that_is_not_there_is_refused(

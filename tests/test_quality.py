@@ -243,11 +243,19 @@ def test_a_modelled_component_is_doubted_for_being_modelled_alone() -> None:
     measured = replace(
         with_sources(GPU, source("cpu", "modelled:tdp"), DRAM),
         idle_after=window(10, gpu=50.0, cpu=25.0),
-        passes=[trained(window(20, gpu=200.0, cpu=1.0))],
         counters=[counter("gpu0"), counter("cpu0", longest_still_s=30.0, num_resets=1)],
     )
 
     assert [doubt.code for doubt in doubts(measured)] == ["modelled_cpu"]
+
+
+def test_a_negative_net_is_doubted_where_it_is_modelled_too() -> None:
+    measured = replace(
+        with_sources(GPU, source("cpu", "modelled:tdp"), DRAM),
+        passes=[trained(window(20, gpu=200.0, cpu=1.0))],
+    )
+
+    assert [doubt.code for doubt in doubts(measured)] == ["modelled_cpu", "negative_net_cpu"]
 
 
 def test_a_modelled_component_says_why_it_was_not_measured() -> None:
