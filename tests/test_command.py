@@ -56,10 +56,8 @@ EVERY_CELL_HAS = [
 
 
 def test_a_cell_on_a_workstation_lands_in_mlflow_within_one_percent(
-    greenlab: CommandLine, empty_store: Path, tmp_path: Path
+    greenlab: CommandLine,
 ) -> None:
-    from mlflow import MlflowClient
-
     with workstation() as machine:
         greenlab.put_on(machine)
         result = greenlab(
@@ -88,7 +86,18 @@ def test_a_cell_on_a_workstation_lands_in_mlflow_within_one_percent(
     assert tags["energy_source.cpu"] == tags["energy_source.dram"] == "measured:rapl"
     assert tags["greenlab.coverage"] == "gpu+cpu+dram"
     assert run.info.status == "FINISHED"
-    # What is on disk lands in another store with the same numbers.
+
+
+@pytest.mark.slow
+def test_what_is_on_disk_lands_in_another_store_with_the_same_numbers(
+    greenlab: CommandLine, empty_store: Path, tmp_path: Path
+) -> None:
+    from mlflow import MlflowClient
+
+    result = greenlab(*QUICK)
+    assert result.returncode == 0, result.stdout + result.stderr
+    [run] = greenlab.runs()
+    metrics = run.data.metrics
     other = f"sqlite:///{shutil.copy(empty_store, tmp_path / 'other.db')}"
     result = greenlab("outputs", "--tracking-uri", other, module="greenlab.sync")
     assert result.returncode == 0, result.stdout + result.stderr

@@ -29,6 +29,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "env" / "bin"
 
 
+@pytest.mark.slow
 def test_the_wheel_runs_from_another_folder_with_options_of_ones_own(
     installed: Path, workplace: Path
 ) -> None:
