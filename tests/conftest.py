@@ -7,7 +7,6 @@ as a user runs it, and MLflow stores that need no setting up.
 import multiprocessing
 import os
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -17,12 +16,11 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from simulated.machine import HERE as SIMULATED
-from simulated.machine import SimulatedMachine
 
 from greenlab import cell_process, config, record, tracking
 from greenlab.config import Config, Mlflow
 from greenlab.record import Cell, Record
+from greenlab.simulated.machine import SimulatedMachine, enter
 
 ROOT = Path(__file__).parent.parent
 CONF = ROOT / "conf"
@@ -62,7 +60,7 @@ def make_cell(settings: Config, **changes: object) -> Cell:
 
 
 BEACON = (
-    "model._target_=beacon.build",
+    "model._target_=greenlab.simulated.beacon.build",
     "+model.kwargs.step_s=0.05",
     "dataset=synthetic",
     "dataset.num_samples=64",
@@ -77,13 +75,7 @@ BEACON = (
 
 
 def _measure_on(environment: dict[str, str], folder: Path) -> None:
-    os.environ.update(environment)
-    sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
-    runpy.run_path(str(SIMULATED / "sitecustomize" / "sitecustomize.py"))
-    if "pynvml" in sys.modules:  # torch had it before this process was forked
-        import simulated_nvml
-
-        simulated_nvml.install(sys.modules["pynvml"], environment["SIMULATED_NVML"])
+    enter(environment)
     cell_process.measure_folder(folder)
 
 

@@ -5,10 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import CommandLine
-from simulated.machine import HERE as SIMULATED
-from simulated.machine import workstation
+from conftest import ROOT, CommandLine
 
+from greenlab.simulated.machine import workstation
 from greenlab.sweep import CLAIM_FILE
 
 QUICK = (
@@ -62,7 +61,7 @@ def test_a_cell_on_a_workstation_lands_in_mlflow_within_one_percent(
         greenlab.put_on(machine)
         result = greenlab(
             "--config-dir",
-            str(SIMULATED / "conf"),
+            str(ROOT / "tests" / "conf_beacon"),
             "model=beacon",
             "model.kwargs.step_s=0.05",
             "dataset=synthetic",

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from simulated.machine import (
+
+from greenlab.record import Record, metrics
+from greenlab.sampler import read_trace
+from greenlab.simulated.machine import (
     Gpu,
     SimulatedMachine,
     Zone,
@@ -18,9 +21,6 @@ from simulated.machine import (
     two_sockets,
     workstation,
 )
-
-from greenlab.record import Record, metrics
-from greenlab.sampler import read_trace
 
 Measure = Callable[..., Record]
 WITHIN = 0.01

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from simulated import beacon
-from simulated.machine import (
+from zeus.device.cpu.rapl import RAPLFile
+
+from greenlab.simulated import beacon
+from greenlab.simulated.machine import (
     Gpu,
     SimulatedMachine,
     Zone,
@@ -27,7 +29,6 @@ from simulated.machine import (
     two_sockets,
     workstation,
 )
-from zeus.device.cpu.rapl import RAPLFile
 
 CLOSE = 0.005
 
@@ -379,7 +380,7 @@ def test_nothing_is_left_behind_by_a_machine() -> None:
 def test_nothing_is_left_behind_by_a_test_that_was_killed() -> None:
     code = """
 import time
-from simulated.machine import workstation
+from greenlab.simulated.machine import workstation
 with workstation() as machine:
     print(machine.powercap_root.parent, flush=True)
     time.sleep(60)

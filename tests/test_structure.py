@@ -17,7 +17,7 @@ PACKAGE = ROOT / "greenlab"
 
 ROWS = [
     {"errors"},
-    {"energy", "targets"},
+    {"energy", "targets", "simulated"},
     {"config"},
     {"record"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
@@ -57,7 +57,8 @@ WITHOUT_TORCH = [
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(PACKAGE.rglob("*.py"))
-    if path != PACKAGE / "__init__.py"  # it installs config and options for whoever imports it
+    if path != PACKAGE / "__init__.py"
+    and "sitecustomize" not in path.parts  # it installs config and options for whoever imports it
 }
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from simulated.machine import SimulatedMachine, Zone, workstation
 
 from greenlab.errors import MeterUnavailableError
 from greenlab.meters import zeus_counters
+from greenlab.simulated.machine import SimulatedMachine, Zone, workstation
 
 
 @pytest.fixture(scope="module")

@@ -8,16 +8,18 @@
 Everything draws `active_w` while the workload beats the machine's beacon and for 50 ms after its
 last beat, and `idle_w` otherwise. Counters are named by zone (`package-0`), by zone and subzone
 (`package-0/dram`) or by GPU (`gpu-0`). `writer.py` advances them in a process of its own, and
-remembers the exact joules, without wraps, faults or rounding.
+remembers the exact joules, without wraps, faults or rounding. Standard library and NumPy only.
 """
 
+import importlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -25,9 +27,10 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from simulated.writer import GPU_FIELDS, map_file
+from greenlab.simulated.writer import GPU_FIELDS, map_file
 
 HERE = Path(__file__).parent
+SITE = HERE / "sitecustomize"
 BEAT_PERIOD_S = 0.01
 WRITER_TIMEOUT_S = 10.0
 
@@ -134,7 +137,7 @@ class SimulatedMachine:
 
     def environment(self) -> dict[str, str]:
         """Variables to add to a process's own, so that it finds itself on this machine."""
-        python_path = [str(HERE / "sitecustomize"), str(HERE), os.environ.get("PYTHONPATH", "")]
+        python_path = [str(SITE), os.environ.get("PYTHONPATH", "")]
         return {
             "GREENLAB_POWERCAP_ROOT": str(self.powercap_root),
             "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
@@ -283,6 +286,16 @@ class SimulatedMachine:
                 "max_energy_range_uj": 1000 << 64,  # 64 bits of millijoules: never reached
                 "counter_tick_s": gpu.counter_tick_s,
             }
+
+
+def enter(environment: Mapping[str, str]) -> None:
+    """Put this process on the machine whose `environment()` is given, as if started there."""
+    os.environ.update(environment)
+    sys.path.insert(0, str(SITE))
+    runpy.run_path(str(SITE / "sitecustomize.py"))
+    if "pynvml" in sys.modules:  # torch had it before this process was forked
+        simulated_nvml = importlib.import_module("simulated_nvml")
+        simulated_nvml.install(sys.modules["pynvml"], environment["SIMULATED_NVML"])
 
 
 def workstation() -> SimulatedMachine:

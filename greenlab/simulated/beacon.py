@@ -1,6 +1,6 @@
 """A small real classifier that tells the simulated machine when it works.
 
-Run it with `--config-dir tests/simulated/conf model=beacon` in a process that was given the
+Run it with `model._target_=greenlab.simulated.beacon.build` in a process that was given the
 machine's environment(). Elsewhere it is an ordinary model.
 """
 
