@@ -234,6 +234,46 @@ class Sampler:
 
 
 @dataclass
+class Quality:
+    """From where on a measurement is doubted; results are the same whatever these are."""
+
+    min_ticks: float = 50.0
+    """Ticks of the slowest counter in the passes, and in an idle window: with 50 a tick is 2 %."""
+    max_idle_drift_fraction: float = 0.05
+    """Of idle power, between the windows before and after; LLenergyMeasure's spot check allows
+    twice that."""
+    max_idle_cpu_percent: float = 10.0
+    """Of all CPUs in the idle windows; our choice, above what daemons and the sampler take."""
+    max_idle_gpu_percent: float = 5.0
+    """NVML's utilisation in the idle windows; our choice."""
+    max_idle_cooling_celsius: float = 3.0
+    """That a GPU cools in an idle window: it has not settled; our choice, NVML counts in 1 °C."""
+    max_warming_celsius: float = 15.0
+    """That a GPU warms over the passes; hot silicon leaks more. Our choice."""
+    max_gap_s: float = 1.0
+    """Between two samples of the trace, whose period is 0.1 s as a rule; our choice."""
+    max_still_s: float = 2.0
+    """That a counter may stand still: RAPL ticks every millisecond, NVML's every 20 to 100 ms."""
+    max_power_mismatch_fraction: float = 0.05
+    """Between a GPU's energy counter and its power readings: the ±5 % that boards' sensors are said
+    to have (Yang et al., SC24)."""
+    max_slowed_fraction: float = 0.05
+    """Of the passes with clocks slowed by heat or hardware; our choice."""
+    max_power_capped_fraction: float = 0.05
+    """Of the passes with clocks held down by the power limit; our choice."""
+    max_others_cpu_percent: float = 10.0
+    """Of all CPUs in the passes, by other processes; our choice."""
+    max_stolen_percent: float = 1.0
+    """Of CPU time that the hypervisor gave to others; our choice."""
+    max_clock_jump_s: float = 0.5
+    """Of the wall clock against the monotonic one; time servers slew by less than 0.5 ms per s."""
+
+    def __post_init__(self) -> None:
+        for name, limit in vars(self).items():
+            _at_least(f"quality.{name}", limit, 0)
+
+
+@dataclass
 class Mlflow:
     """Where results land."""
 
@@ -256,6 +296,7 @@ class Config:
     dataset: Dataset = field(default_factory=Dataset)
     idle: Idle = field(default_factory=Idle)
     sampler: Sampler = field(default_factory=Sampler)
+    quality: Quality = field(default_factory=Quality)
     mlflow: Mlflow = field(default_factory=Mlflow)
     seed: int = 0
 
@@ -305,10 +346,10 @@ def to_yaml(config: Config) -> str:
 def signature(config: Config) -> str:
     """16 hex digits that two cells share when every setting that shapes the result is the same.
 
-    Where results are stored is left out: it does not change them.
+    Where results are stored and when they are doubted is left out: it does not change them.
     """
     settings = to_dict(config)
-    del settings["mlflow"]
+    del settings["mlflow"], settings["quality"]
     canonical = json.dumps(settings, sort_keys=True).encode()
     return hashlib.sha256(canonical).hexdigest()[:16]
 

@@ -24,6 +24,14 @@ class EnergyWindow:
     """Joules by component (`gpu`, `cpu`, `dram`); a component that was not measured has no key."""
     part_energy_j: dict[str, float]
     """Joules by device (`gpu0`, `cpu1`, …); the devices of a component add up to it."""
+    edge_s: float
+    """How long reading all counters took at the slower of its two edges; an edge is its middle."""
+
+
+def describe(window: EnergyWindow) -> str:
+    """A window for the log."""
+    joules = ", ".join(f"{component} {j:.2f} J" for component, j in window.energy_j.items())
+    return f"{window.duration_s:.3f} s, gross {joules or 'not metered'}"
 
 
 def total(energy_j: JoulesByComponent) -> float:
@@ -42,6 +50,7 @@ def join(windows: Sequence[EnergyWindow]) -> EnergyWindow:
         duration_s=sum(window.duration_s for window in windows),
         energy_j={c: sum(w.energy_j[c] for w in windows) for c in first.energy_j},
         part_energy_j={p: sum(w.part_energy_j[p] for w in windows) for p in first.part_energy_j},
+        edge_s=max(window.edge_s for window in windows),
     )
 
 

@@ -7,6 +7,7 @@ import platform
 import re
 import socket
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import psutil
 
 from greenlab.config import Hardware
 from greenlab.errors import HardwareMismatchError
-from greenlab.record import Environment, Gpu
+from greenlab.record import Conditions, Environment, Gpu
 
 PACKAGES = [
     "greenlab",
@@ -48,6 +49,21 @@ def describe_environment() -> Environment:
         driver=driver,
         versions={"python": platform.python_version()} | _versions(),
         commit=_commit(Path(__file__).parent.parent),
+        is_virtual=_is_virtual(),
+        governor=_governor(),
+        has_turbo=_has_turbo(),
+    )
+
+
+def read_conditions() -> Conditions:
+    """The state of the machine now."""
+    monotonic_s = time.monotonic()
+    swap = psutil.swap_memory()
+    return Conditions(
+        unix_offset_s=time.time() - monotonic_s,
+        suspended_s=time.clock_gettime(time.CLOCK_BOOTTIME) - monotonic_s,
+        swapped_bytes=swap.sin + swap.sout,
+        load_average=os.getloadavg()[0],
     )
 
 
@@ -106,6 +122,30 @@ def _cpu_name() -> str:
             if key.strip() in ("model name", "Model"):
                 return value.strip()
     return platform.processor() or platform.machine()
+
+
+def _is_virtual() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    return (
+        cpuinfo.exists()
+        and re.search(r"^flags.*\bhypervisor\b", cpuinfo.read_text(), re.M) is not None
+    )
+
+
+CPUFREQ = Path("/sys/devices/system/cpu")
+
+
+def _governor(root: Path = CPUFREQ) -> str:
+    """Of all CPUs, where they differ with a comma between."""
+    files = root.glob("cpu[0-9]*/cpufreq/scaling_governor")
+    return ",".join(sorted({file.read_text().strip() for file in files}))
+
+
+def _has_turbo(root: Path = CPUFREQ) -> bool | None:
+    for name, on in (("intel_pstate/no_turbo", "0"), ("cpufreq/boost", "1")):
+        if (root / name).exists():
+            return (root / name).read_text().strip() == on
+    return None
 
 
 def _gpus() -> tuple[list[Gpu], str]:

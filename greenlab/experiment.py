@@ -13,10 +13,9 @@ from pathlib import Path
 
 import torch
 
-from greenlab import quality, sampler
+from greenlab import energy, quality, sampler
 from greenlab.config import Config
-from greenlab.energy import EnergyWindow
-from greenlab.environment import check_hardware, describe_environment
+from greenlab.environment import check_hardware, describe_environment, read_conditions
 from greenlab.idle import measure_idle
 from greenlab.meters import Meter, open_meter
 from greenlab.meters.gpu_probe import open_probes
@@ -74,7 +73,7 @@ def run_cell(cell: Cell, config: Config, folder: Path) -> Record:
         ended_at_s=time.time(),
         environment=place.environment,
         measurement=measured,
-        doubts=quality.doubts(measured),
+        doubts=quality.doubts(measured, place.environment, cell, config.quality),
     )
     write_record(folder, record)
     return record
@@ -85,10 +84,13 @@ def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Mea
     config, phase = workload.config, PHASES[workload.config.phase.kind]
     model = profile_model(workload.model, workload.sample)
     warm_up(workload)
+    meter.observe_ticks()
     meter.restart_health()
-    with Sampler(meter, config.sampler.period_s, open_probes(meter.sources)) as trace:
+    probes = open_probes(meter.sources, uses_cuda=place.device.type == "cuda")
+    conditions_before = read_conditions()
+    with Sampler(meter, config.sampler.period_s, probes) as trace:
         idle_before = measure_idle(meter, config.idle, workload.synchronise)
-        logger.info("idle before: %s", describe_energy(idle_before))
+        logger.info("idle before: %s", energy.describe(idle_before))
         passes = []
         for number in range(1, phase.num_passes(workload) + 1):
             workload.synchronise()
@@ -98,10 +100,11 @@ def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Mea
             window = meter.end()
             passes.append(Pass(window=window, outcome=tally.outcome()))
             trace.check()
-            logger.info("pass %d: %s", number, describe_pass(passes[-1]))
+            logger.info("pass %d: %s", number, passes[-1].describe())
         idle_after = measure_idle(meter, config.idle, workload.synchronise)
-        logger.info("idle after: %s", describe_energy(idle_after))
+        logger.info("idle after: %s", energy.describe(idle_after))
         trace.check()
+    conditions_after, counters = read_conditions(), meter.health()
     columns = trace.columns()
     write_trace(folder / TRACE_FILE, columns)
     windows = [one.window for one in passes]
@@ -113,7 +116,9 @@ def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Mea
         idle_after=idle_after,
         passes=passes,
         evaluation=_evaluate(workload) if phase.evaluates else passes[-1].outcome,
-        counters=meter.health(),
+        idle_series=sampler.idle_series(columns, idle_before, idle_after),
+        counters=counters,
+        conditions=(conditions_before, conditions_after),
         trace=sampler.summarise(columns, windows, [idle_before, idle_after]),
         mismatches=place.mismatches,
     )
@@ -126,18 +131,3 @@ def _evaluate(workload: Workload) -> Outcome:
     except Exception:  # out of memory, a driver gone: quality.py doubts the empty outcome
         logger.exception("the model could not be evaluated")
         return Outcome(num_samples=0, num_batches=0, loss=math.nan, accuracy=math.nan)
-
-
-def describe_energy(window: EnergyWindow) -> str:
-    """A window for the log."""
-    joules = ", ".join(f"{component} {j:.2f} J" for component, j in window.energy_j.items())
-    return f"{window.duration_s:.3f} s, gross {joules or 'not metered'}"
-
-
-def describe_pass(one: Pass) -> str:
-    """A pass for the log."""
-    done = one.outcome
-    return (
-        f"{describe_energy(one.window)}; {done.num_samples} samples, loss {done.loss:.4f}, "
-        f"accuracy {done.accuracy:.4f}"
-    )

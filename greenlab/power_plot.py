@@ -102,5 +102,8 @@ def _title(record: Record) -> str:
     active = record.measurement.active
     gross_j = energy.total(active.energy_j)
     net_j = energy.total(energy.net_energy_j(active, record.measurement.idle_w))
-    joules = f"{net_j:,.1f} J net of {gross_j:,.1f} J gross" if active.energy_j else "not metered"
+    mark = record.measurement.mark
+    joules = f"{mark}{net_j:,.1f} J net of {mark}{gross_j:,.1f} J gross"
+    if not active.energy_j:
+        joules = "not metered"
     return f"{record.cell.name}: {joules} in {active.duration_s:,.1f} s"

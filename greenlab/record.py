@@ -18,8 +18,9 @@ from pydantic import ConfigDict, TypeAdapter
 from greenlab import energy
 from greenlab.energy import EnergyWindow
 from greenlab.errors import GreenlabError
+from greenlab.uncertainty import Bracket, PowerSeries, Readout, net_u95_j
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised when a field changes its meaning; readers refuse what they do not know."""
 
 RECORD_FILE = "record.json"
@@ -32,6 +33,7 @@ LOG_FILE = "greenlab.log"
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Verdict = Literal["PASS", "WARN", "INVALID"]
+Severity = Literal["information", "warning", "invalid"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +55,8 @@ class Cell:
     started_at_s: float
     """Unix time."""
     config: dict[str, Any]
+    sweep_machine: str = ""
+    """The machine that the sweep's first cell ran on; empty for that cell."""
 
     @property
     def name(self) -> str:
@@ -73,6 +77,9 @@ class Source:
     """Why this and nothing better; empty where there is nothing better."""
     parts: list[str]
     """The devices whose counters add up to the component: gpu0, gpu1, …"""
+    error_fraction: float | None = None
+    """Half-width of a 95 % interval over the component's gross energy, where it is modelled; None
+    where the counter's own error is worked out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,6 +88,9 @@ class CounterHealth:
 
     part: str
     range_j: float | None
+    tick_s: float
+    """Time between two advances, as observed; of polled power, the longest gap."""
+    quantum_j: float
     num_wraps: int
     num_resets: int
     longest_gap_s: float
@@ -109,6 +119,14 @@ class Pass:
 
     window: EnergyWindow
     outcome: Outcome
+
+    def describe(self) -> str:
+        """A pass for the log."""
+        done = self.outcome
+        return (
+            f"{energy.describe(self.window)}; {done.num_samples} samples, loss {done.loss:.4f}, "
+            f"accuracy {done.accuracy:.4f}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +188,12 @@ class Environment:
     versions: dict[str, str]
     commit: str
     """Commit of greenlab's checkout, `+` where it has changes; empty where it is not one."""
+    is_virtual: bool
+    """A virtual machine, by the CPU's own word."""
+    governor: str
+    """Of the CPUs' frequency, `performance` or another; empty where the machine has none."""
+    has_turbo: bool | None
+    """Whether the CPUs may exceed their base frequency; None where the machine does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -182,6 +206,24 @@ class TraceSummary:
     """Mean over the passes by metric name: `utilisation/cpu_percent` …"""
     idle_mean: dict[str, float]
     """The same over the idle windows."""
+    active_rise_celsius: dict[str, float]
+    """By GPU: how much warmer it was in the last tenth of the passes than in the first."""
+    idle_fall_celsius: dict[str, float]
+    """By GPU: how much cooler it got in an idle window, the greater of the two."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conditions:
+    """The state of the machine at an instant outside the windows."""
+
+    unix_offset_s: float
+    """Wall clock less monotonic clock: changes where somebody sets the clock."""
+    suspended_s: float
+    """Boot-time clock less monotonic clock: grows while the machine is suspended."""
+    swapped_bytes: int
+    """Swapped in and out since the machine started."""
+    load_average: float
+    """Of the last minute."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,8 +238,12 @@ class Measurement:
     passes: list[Pass]
     evaluation: Outcome
     """On the test split: after the last epoch when training, unmetered; else the pass itself."""
+    idle_series: tuple[PowerSeries, PowerSeries]
+    """Power by device over the idle windows, before and after."""
     counters: list[CounterHealth]
     trace: TraceSummary
+    conditions: tuple[Conditions, Conditions]
+    """Before the first idle window and after the last."""
     mismatches: list[str]
     """Where the hardware is not what the configuration names (`hardware.strict=false`)."""
 
@@ -221,6 +267,40 @@ class Measurement:
         """Samples processed in all passes together."""
         return sum(one.outcome.num_samples for one in self.passes)
 
+    def net_u95_j(self, *components: str) -> float | None:
+        """95 % half-width of the net energy of these components together; see uncertainty.py.
+
+        None where it cannot be told: the idle windows hold too few samples.
+        """
+        active = self.active
+        parts = {source.component: source.parts for source in self.sources if source.parts}
+        bracket = Bracket(
+            active=active,
+            idle=self.idle_windows,
+            series=self.idle_series,
+            parts=parts,
+            readouts={
+                counter.part: Readout(tick_s=counter.tick_s, quantum_j=counter.quantum_j)
+                for counter in self.counters
+            },
+            model_error_j={
+                source.component: source.error_fraction * active.energy_j[source.component]
+                for source in self.sources
+                if source.error_fraction is not None and source.component in active.energy_j
+            },
+        )
+        return net_u95_j(bracket, components)
+
+    @property
+    def is_modelled(self) -> bool:
+        """Whether the totals hold a component that no counter metered."""
+        return any(source.provenance.startswith("modelled") for source in self.sources)
+
+    @property
+    def mark(self) -> str:
+        """What stands before a total that holds modelled energy."""
+        return "~" if self.is_modelled else ""
+
     @property
     def coverage(self) -> str:
         """The components that the totals hold: `gpu+cpu+dram`."""
@@ -232,10 +312,20 @@ class Doubt:
     """A reason not to take a number at its face."""
 
     code: str
-    message: str
-    """What is wrong, and what would mend it."""
-    invalidates: bool = False
-    """The joules are wrong, not merely uncertain."""
+    seen: str
+    """What is wrong, in figures."""
+    remedy: str
+    """What would mend it."""
+    limit: str = ""
+    """The threshold that was passed, and where it comes from; empty where there is none."""
+    severity: Severity = "warning"
+    """information: worth knowing. invalid: the joules are wrong, not merely uncertain."""
+
+    @property
+    def message(self) -> str:
+        """All of it in a sentence or two."""
+        limit = f" (limit: {self.limit})" if self.limit else ""
+        return f"{self.seen}{limit}. {self.remedy}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -263,10 +353,16 @@ class Record:
 
     @property
     def verdict(self) -> Verdict:
-        """PASS without a doubt, INVALID where a doubt says that the joules are wrong, else WARN."""
-        if self.measurement is None or any(doubt.invalidates for doubt in self.doubts):
+        """PASS without a warning, INVALID where the joules are wrong, else WARN."""
+        severities = {doubt.severity for doubt in self.doubts}
+        if self.measurement is None or "invalid" in severities:
             return "INVALID"
-        return "WARN" if self.doubts else "PASS"
+        return "WARN" if "warning" in severities else "PASS"
+
+    @property
+    def warnings(self) -> list[Doubt]:
+        """The doubts that count towards the verdict."""
+        return [doubt for doubt in self.doubts if doubt.severity != "information"]
 
 
 def metrics(record: Record) -> dict[str, float]:
@@ -322,11 +418,30 @@ def _energy_metrics(measured: Measurement) -> dict[str, float]:
             idle_j = idle.part_energy_j[part] / idle.duration_s * active.duration_s
             named |= {f"energy/gross_{part}_j": gross_j, f"energy/net_{part}_j": gross_j - idle_j}
     named["energy/net_per_sample_j"] = named["energy/net_j"] / measured.num_samples
+    if (u95_j := measured.net_u95_j(*active.energy_j)) is not None:
+        named["energy/net_u95_j"] = u95_j
+        named["energy/net_u95_per_sample_j"] = u95_j / measured.num_samples
+        for component in active.energy_j:
+            if (own_j := measured.net_u95_j(component)) is not None:
+                named[f"energy/net_u95_{component}_j"] = own_j
     named |= {f"power/mean_{component}_w": watts for component, watts in mean_w.items()}
     named |= {f"power/idle_{component}_w": watts for component, watts in idle_w.items()}
     named["power/mean_w"] = energy.total(mean_w)
     named["power/idle_w"] = energy.total(idle_w)
     return named
+
+
+def describe_net(values: dict[str, float], component: str = "") -> str:
+    """`1,234.5 ± 6.7` joules, the half-width to two digits; without it where it is not known."""
+    infix = f"_{component}" if component else ""
+    net = f"{values[f'energy/net{infix}_j']:,.1f}"
+    u95_j = values.get(f"energy/net_u95{infix}_j")
+    return net if u95_j is None else f"{net} ± {two_digits(u95_j)}"
+
+
+def two_digits(value: float) -> str:
+    """To two significant digits, never as a power of ten."""
+    return f"{float(f'{value:.2g}'):,.10g}"
 
 
 def pass_metrics(record: Record) -> Iterator[tuple[int, dict[str, float]]]:

@@ -36,6 +36,8 @@ from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Failure, Record
 logger = logging.getLogger(__name__)
 
 STOP_WITHIN_S = 5.0
+CLAIM_FILE = ".greenlab"
+"""Makes a folder one multirun's own, and names the machine that its first cell ran on."""
 _FORKSERVER = multiprocessing.get_context("forkserver")
 CHOICES = ("model", "hardware", "batch_size", "phase", "dataset", "experiment")
 
@@ -62,11 +64,12 @@ def run(composed: DictConfig) -> float:
     config = configuration.from_omegaconf(composed)
     folder = Path(HydraConfig.get().runtime.output_dir).resolve()
     alone = HydraConfig.get().mode is RunMode.RUN
-    cell = _describe_cell(config)
+    cell = _describe_cell(config, folder)
     if alone:
         logger.info("measuring %s: idle window, passes, idle window; log in %s", cell.name, folder)
     try:
         record = measure_in_own_process(cell, folder)
+        _name_machine(record, folder)
     finally:  # also when it was stopped: there is a record of that too
         landed = land(folder, config)
     report(record, alone=alone)
@@ -78,7 +81,7 @@ def run(composed: DictConfig) -> float:
     return records.metrics(record).get("energy/net_j", math.nan)
 
 
-def _describe_cell(config: Config) -> Cell:
+def _describe_cell(config: Config, folder: Path) -> Cell:
     hydra = HydraConfig.get()
     chosen = hydra.runtime.choices
     choices = {group: str(chosen[group]) for group in CHOICES if chosen.get(group) is not None}
@@ -100,7 +103,20 @@ def _describe_cell(config: Config) -> Cell:
         repetition=1,
         started_at_s=time.time(),
         config=settings,
+        sweep_machine=_sweep_machine(folder) if ticket else "",
     )
+
+
+def _sweep_machine(folder: Path) -> str:
+    """The machine of the cells measured before this one; empty for the first."""
+    claim = folder.parent / CLAIM_FILE
+    return claim.read_text() if claim.exists() else ""
+
+
+def _name_machine(record: Record, folder: Path) -> None:
+    claim = folder.parent / CLAIM_FILE
+    if ticket and record.environment is not None and claim.exists() and not claim.read_text():
+        claim.write_text(record.environment.machine)
 
 
 def measure_in_own_process(cell: Cell, folder: Path) -> Record:
@@ -250,7 +266,8 @@ def report(record: Record, *, alone: bool) -> None:
         logger.error("%s %s: %s", record.cell.name, record.status, record.failure.message)
     if alone:
         for doubt in record.doubts:
-            logger.warning("%s: %s", doubt.code, doubt.message)
+            level = logging.INFO if doubt.severity == "information" else logging.WARNING
+            logger.log(level, "%s: %s", doubt.code, doubt.message)
 
 
 def summary_line(record: Record) -> str:
@@ -265,8 +282,9 @@ def summary_line(record: Record) -> str:
         return f"{cell} {record.status}"
     joules = "no energy source"
     if "energy/net_j" in values:
-        net_j, per_sample_j = values["energy/net_j"], values["energy/net_per_sample_j"]
-        joules = f"net {net_j:>10,.1f} J  {per_sample_j:>9.4g} J/sample"
+        mark, net = record.measurement.mark, records.describe_net(values)
+        per_sample = f"{mark}{values['energy/net_per_sample_j']:.4g}"
+        joules = f"net {mark + net:>18} J  {per_sample:>9} J/sample"
     return f"{cell} {joules}  accuracy {values['task/accuracy']:.3f}  {record.verdict}"
 
 

@@ -109,10 +109,10 @@ class Sweep(Callback):
         console.print(_table(self.name, cells))
         took = run.clock(time.time() - self.began_s)
         console.print(f"{finished} of {self.num_cells} cells finished in {took}.", highlight=False)
-        if any(source.startswith("modelled") for record in cells for source in _sources(record)):
+        if any(record.measurement and record.measurement.is_modelled for record in cells):
             console.print(
-                "[bold]Energy is modelled, not measured, where it says so[/] (greenlab.doctor "
-                "tells why); do not publish it as measured."
+                "[bold]~ holds modelled energy, not measured[/]: a TDP or DIMM model stands in for "
+                "a counter (python -m greenlab.doctor tells why). Do not publish it as measured."
             )
         landed = self._log(cells, status, finished)
         return landed and finished == self.num_cells
@@ -196,19 +196,19 @@ def _claim(folder: Path, key: str) -> None:
         OutputError: another run has it.
     """
     try:
-        (folder / CLAIM_FILE).touch(exist_ok=False)
+        (folder / run.CLAIM_FILE).touch(exist_ok=False)
     except FileExistsError as error:
         raise OutputError(
             f"{key}={folder} holds the results of another run; start again, or name another folder"
         ) from error
 
 
-CLAIM_FILE = ".greenlab"
 COLUMNS = {
     "model": "left",
     "batch": "right",
     "phase": "left",
     "net J": "right",
+    "± J": "right",
     "J/sample": "right",
     "samples": "right",
     "mean W": "right",
@@ -226,15 +226,21 @@ def _row(record: Record) -> list[str]:
     def number(metric: str, form: str) -> str:
         return format(values[metric], form) if metric in values else "–"
 
-    why = ", ".join(doubt.code for doubt in record.doubts)
+    mark = record.measurement.mark if record.measurement else ""
+
+    def joules(metric: str, form: str) -> str:
+        return mark + number(metric, form) if metric in values else "–"
+
+    why = ", ".join(doubt.code for doubt in record.warnings)
     return [
         chosen.get("model", ""),
         chosen.get("batch_size", ""),
         chosen.get("phase", ""),
-        number("energy/net_j", ",.1f"),
-        number("energy/net_per_sample_j", ".4g"),
+        joules("energy/net_j", ",.1f"),
+        records.two_digits(u95_j) if (u95_j := values.get("energy/net_u95_j")) is not None else "–",
+        joules("energy/net_per_sample_j", ".4g"),
         number("work/samples", ",.0f"),
-        number("power/mean_w", ".1f"),
+        joules("power/mean_w", ".1f"),
         number("time/samples_per_s", ",.0f"),
         number("task/accuracy", ".3f"),
         record.verdict if record.measurement else record.status,
@@ -257,12 +263,6 @@ def _markdown(name: str, cells: Sequence[Record]) -> str:
     rules = ["--:" if justify == "right" else "---" for justify in COLUMNS.values()]
     rows = [list(COLUMNS), rules, *(_row(record) for record in cells)]
     return "\n".join([f"Sweep `{name}`", "", *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def _sources(record: Record) -> list[str]:
-    return (
-        [source.provenance for source in record.measurement.sources] if record.measurement else []
-    )
 
 
 def _ledger_entry(record: Record) -> dict[str, Any]:

@@ -380,10 +380,13 @@ def _headline(record: Record) -> str:
         return f"{verdict}: no component was metered, there is no energy to report."
     gross_j = values["energy/gross_j"]
     share = f" ({values['energy/idle_j'] / gross_j:.0%} of it idle)" if gross_j else ""
+    mark = measured.mark
+    modelled = " (~: modelled in part or in whole, not measured)" if mark else ""
     return (
-        f"{verdict}: **{values['energy/net_j']:,.1f} J net** of {gross_j:,.1f} J gross{share} in "
-        f"{values['time/active_s']:,.1f} s; {values['energy/net_per_sample_j']:.4g} J per sample "
-        f"over {measured.num_samples:,} samples; accuracy {values['task/accuracy']:.1%}"
+        f"{verdict}: **{mark}{records.describe_net(values)} J net** of {mark}{gross_j:,.1f} J "
+        f"gross{share} in {values['time/active_s']:,.1f} s; "
+        f"{mark}{values['energy/net_per_sample_j']:.4g} J per sample over "
+        f"{measured.num_samples:,} samples; accuracy {values['task/accuracy']:.1%}{modelled}"
     )
 
 
@@ -408,11 +411,13 @@ def _components(record: Record) -> str:
     ]
     for source in measured.sources:
         c = source.component
+        mark = "~" if source.provenance.startswith("modelled") else ""
         numbers = "– | – | –"
         if c in measured.active.energy_j:
             numbers = (
-                f"{values[f'energy/net_{c}_j']:,.1f} | {values[f'energy/gross_{c}_j']:,.1f} | "
-                f"{values[f'power/idle_{c}_w']:.1f}"
+                f"{mark}{records.describe_net(values, c)} | "
+                f"{mark}{values[f'energy/gross_{c}_j']:,.1f} | "
+                f"{mark}{values[f'power/idle_{c}_w']:.1f}"
             )
         lines.append(f"| {c} | {numbers} | {source.provenance} {source.detail or source.reason} |")
     return "\n".join(lines)

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from greenlab.meters import Meter, OpenSource
-from greenlab.meters.counter import Counter
+from greenlab.meters.counter import OBSERVE_WITHIN_S, Counter
 from greenlab.meters.dimm_model import DimmModel
 from greenlab.meters.tdp_model import TdpModel, busy_cpu_s, open_tdp_model
 from greenlab.meters.zeus_counters import CounterSpec, PowerIntegral
@@ -345,7 +345,6 @@ def test_reads_inside_a_window_keep_its_wraps_counted() -> None:
     opened = source_of("cpu", {})
     spec = CounterSpec(part="cpu0", detail="", read_j=zone, range_j=1000)
     meter = Meter([OpenSource(source=opened.source, counters=[spec])], clock)
-    meter._counters[0][1]._clock = clock  # the meter times its counters with the real clock
     meter.begin()
     for _ in range(5):
         zone.run(1, watts=700)
@@ -385,7 +384,69 @@ def window_of(meter: Meter) -> None:
 def test_counters_and_clock_are_read_in_the_same_order_at_both_edges() -> None:
     order = reads_of([("gpu", "gpu0"), ("cpu", "cpu0"), ("dram", "dram0")], window_of)
 
-    assert order == ["gpu0", "cpu0", "dram0", "clock"] * 2
+    assert order == ["clock", "gpu0", "clock", "cpu0", "clock", "dram0", "clock", "clock"] * 2
+
+
+# Reading takes 4 ms by a clock that moves 1 ms at each look: an edge is in their middle.
+def test_an_edge_is_the_middle_of_its_reading() -> None:
+    now_s = 0.0
+
+    def clock() -> float:
+        nonlocal now_s
+        now_s += 0.001
+        return now_s
+
+    meter = Meter([source_of("cpu", {"cpu0": lambda: 0.0, "cpu1": lambda: 0.0})], clock)
+    before_s = now_s
+    reading = meter.read()
+
+    assert reading.took_s == pytest.approx(0.003)
+    assert reading.monotonic_s == pytest.approx(before_s + 0.001 + 0.0015)
+    meter.begin()
+    assert meter.end().edge_s == pytest.approx(0.003)
+
+
+class Ticking:
+    """A counter of 100 W that shows its value of the last whole tick; each look takes 1 ms."""
+
+    def __init__(self, tick_s: float) -> None:
+        self.tick_s = tick_s
+        self.now_s = 0.0
+
+    def clock(self) -> float:
+        self.now_s += 0.0005
+        return self.now_s
+
+    def read_j(self) -> float:
+        self.now_s += 0.0005
+        return 100 * self.tick_s * (self.now_s // self.tick_s)
+
+
+@pytest.mark.parametrize("tick_s", [0.005, 0.02, 0.1])
+def test_a_counter_is_watched_to_learn_how_often_it_advances(tick_s: float) -> None:
+    hardware = Ticking(tick_s)
+    counter = Counter("gpu0", hardware.read_j, clock=hardware.clock)
+    counter.observe_tick()
+
+    assert counter.health().tick_s == pytest.approx(tick_s, rel=0.15)
+
+
+def test_a_counter_that_hardly_moves_gets_the_time_that_was_waited() -> None:
+    hardware = Ticking(tick_s=10.0)
+    counter = Counter("gpu0", hardware.read_j, clock=hardware.clock)
+    counter.observe_tick()
+
+    assert counter.health().tick_s == OBSERVE_WITHIN_S
+
+
+def test_one_without_a_tick_is_as_old_as_its_longest_gap() -> None:
+    clock = Clock()
+    counter = Counter("gpu0", lambda: 0.0, clock=clock)
+    for gap_s in (0.1, 0.3, 0.1):
+        clock.now_s += gap_s
+        counter.joules()
+
+    assert counter.health().tick_s == pytest.approx(0.3)
 
 
 def test_a_component_that_is_absent_has_no_key() -> None:

@@ -30,6 +30,7 @@ def window(
         duration_s=duration_s,
         energy_j=j,
         part_energy_j=parts or {f"{component}0": joules for component, joules in j.items()},
+        edge_s=0.0,
     )
 
 

@@ -5,18 +5,20 @@ The clean measurement: two idle windows of 10 s at 50 W (GPU) and 20 W (CPU), 20
 """
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 
+from greenlab import quality
+from greenlab.config import Quality
 from greenlab.energy import EnergyWindow
-from greenlab.quality import doubts
 from greenlab.record import (
     Cell,
+    Conditions,
     CounterHealth,
     Doubt,
+    Environment,
     Measurement,
     ModelProfile,
     Outcome,
@@ -25,6 +27,7 @@ from greenlab.record import (
     Source,
     TraceSummary,
 )
+from greenlab.uncertainty import PowerSeries
 
 
 def window(duration_s: float, **watts: float) -> EnergyWindow:
@@ -34,6 +37,7 @@ def window(duration_s: float, **watts: float) -> EnergyWindow:
         duration_s=duration_s,
         energy_j=joules,
         part_energy_j={f"{component}0": energy_j for component, energy_j in joules.items()},
+        edge_s=0.0,
     )
 
 
@@ -52,6 +56,8 @@ def counter(part: str, **changes: object) -> CounterHealth:
     fields: dict[str, object] = {
         "part": part,
         "range_j": None,
+        "tick_s": 0.1,
+        "quantum_j": 0.0,
         "num_wraps": 0,
         "num_resets": 0,
         "longest_gap_s": 0.1,
@@ -80,6 +86,40 @@ TRACE = TraceSummary(
     longest_gap_s=0.12,
     mean={"utilisation/cpu_percent": 80.0},
     idle_mean={"utilisation/cpu_percent": 2.0, "utilisation/gpu_percent": 0.0},
+    active_rise_celsius={"gpu0": 10.0},
+    idle_fall_celsius={"gpu0": 1.0},
+)
+STEADY = PowerSeries(block_s=0.5, part_power_w={"gpu0": [50.0] * 20, "cpu0": [20.0] * 20})
+CONDITIONS = Conditions(
+    unix_offset_s=1.7e9, suspended_s=100.0, swapped_bytes=4096, load_average=0.1
+)
+ENVIRONMENT = Environment(
+    machine="lab-1",
+    hostname="lab",
+    platform="Linux",
+    cpu_name="CPU",
+    num_cores=8,
+    num_logical_cpus=16,
+    memory_bytes=2**34,
+    gpus=[],
+    driver="570",
+    versions={},
+    commit="0123456789ab",
+    is_virtual=False,
+    governor="performance",
+    has_turbo=False,
+)
+CELL = Cell(
+    uid="1",
+    signature="",
+    choices={},
+    overrides=[],
+    sweep="",
+    position=1,
+    num_cells=1,
+    repetition=1,
+    started_at_s=0.0,
+    config={},
 )
 CLEAN = Measurement(
     device="cuda:0",
@@ -93,10 +133,16 @@ CLEAN = Measurement(
     idle_after=window(10, gpu=50.0, cpu=20.0),
     passes=[trained(window(20, gpu=200.0, cpu=60.0))],
     evaluation=OUTCOME,
-    counters=[counter("gpu0"), counter("cpu0", range_j=262_143.0, num_wraps=1)],
+    idle_series=(STEADY, STEADY),
+    counters=[counter("gpu0"), counter("cpu0", tick_s=0.001, range_j=262_143.0, num_wraps=1)],
     trace=TRACE,
+    conditions=(CONDITIONS, CONDITIONS),
     mismatches=[],
 )
+
+
+def doubts(measured: Measurement, environment: Environment = ENVIRONMENT) -> list[Doubt]:
+    return quality.doubts(measured, environment, CELL, Quality())
 
 
 def only_doubt(measured: Measurement) -> Doubt:
@@ -105,22 +151,10 @@ def only_doubt(measured: Measurement) -> Doubt:
 
 
 def verdict(measured: Measurement) -> str:
-    cell = Cell(
-        uid="1",
-        signature="",
-        choices={},
-        overrides=[],
-        sweep="",
-        position=1,
-        num_cells=1,
-        repetition=1,
-        started_at_s=time.time(),
-        config={},
-    )
     record = Record(
         status="FINISHED",
-        cell=cell,
-        ended_at_s=time.time(),
+        cell=CELL,
+        ended_at_s=0.0,
         measurement=measured,
         doubts=doubts(measured),
     )
@@ -139,6 +173,16 @@ def with_idle_mean(metric: str, value: float) -> Measurement:
     return replace(CLEAN, trace=replace(TRACE, idle_mean={metric: value}))
 
 
+def with_mean(metric: str, value: float) -> Measurement:
+    return replace(CLEAN, trace=replace(TRACE, mean={metric: value}))
+
+
+def ending_in(**changes: float) -> Measurement:
+    """As the machine was found afterwards."""
+    after = replace(CONDITIONS, **changes)  # type: ignore[arg-type]
+    return replace(CLEAN, conditions=(CONDITIONS, after))
+
+
 GPU, CPU, DRAM = CLEAN.sources
 
 DOUBTFUL: dict[str, Measurement] = {
@@ -150,9 +194,9 @@ DOUBTFUL: dict[str, Measurement] = {
     # 210 W for 1.5 s are 315 J: more than once through a range of 300 J.
     "wrap_missed": with_counter(range_j=300.0, longest_gap_s=1.5),
     "sampling_gap": replace(CLEAN, trace=replace(TRACE, longest_gap_s=1.1)),
-    # The counter says 200 W; a tenth of 180 W is less than the 20 W between them.
+    # The counter says 200 W; 5 % of 190 W is less than the 10 W between them.
     "gpu_counter_against_power": replace(
-        CLEAN, trace=replace(TRACE, mean={"power/polled_gpu_w": 180.0})
+        CLEAN, trace=replace(TRACE, mean={"power/polled_gpu_w": 190.0})
     ),
     "short_active": replace(CLEAN, passes=[trained(window(4.9, gpu=200.0, cpu=60.0))]),
     "short_idle": replace(CLEAN, idle_before=window(4.9, gpu=50.0, cpu=20.0)),
@@ -164,11 +208,23 @@ DOUBTFUL: dict[str, Measurement] = {
     # 45 W of 50 W idle.
     "negative_net_gpu": replace(CLEAN, passes=[trained(window(20, gpu=45.0, cpu=60.0))]),
     "negative_net_cpu": replace(CLEAN, passes=[trained(window(20, gpu=200.0, cpu=19.0))]),
+    # 0.5 J above idle. A tick of the GPU is 5 J at its last reading.
+    "net_within_uncertainty": replace(CLEAN, passes=[trained(window(20, gpu=50.025, cpu=20.0))]),
+    "idle_cooling_gpu0": replace(CLEAN, trace=replace(TRACE, idle_fall_celsius={"gpu0": 3.1})),
+    "warming_gpu0": replace(CLEAN, trace=replace(TRACE, active_rise_celsius={"gpu0": 15.1})),
+    "gpu_shared": with_mean("utilisation/gpu_other_processes", 0.4),
+    "background_load": with_mean("utilisation/cpu_others_percent", 10.1),
+    "cpu_stolen": with_mean("utilisation/cpu_stolen_percent", 1.1),
+    "gpu_throttled": with_mean("utilisation/gpu_slowed_fraction", 0.06),
+    "gpu_power_capped": with_mean("utilisation/gpu_power_capped_fraction", 0.06),
+    "swapping": ending_in(swapped_bytes=8192),
+    "clock_jump": ending_in(unix_offset_s=1.7e9 - 0.6),
+    "suspended": ending_in(suspended_s=100.6),
     "loss_not_finite": replace(CLEAN, evaluation=replace(OUTCOME, loss=math.nan)),
     "other_hardware": replace(CLEAN, mismatches=["hardware.gpu_name is 'A', this has 'B'"]),
     "macs_incomplete": replace(CLEAN, model=replace(MODEL, uncounted_layers=("GELU",))),
 }
-INVALIDATING = {"counter_reset", "counter_stuck", "wrap_missed"}
+INVALIDATING = {"counter_reset", "counter_stuck", "wrap_missed", "suspended"}
 
 
 def test_a_clean_measurement_has_no_doubt() -> None:
@@ -271,6 +327,58 @@ def test_polled_power_is_drift_checked_as_measured() -> None:
     )
 
     assert {doubt.code for doubt in doubts(measured)} == {"polled_power", "idle_drift_gpu"}
+
+
+INFORMATION = {
+    "governor": replace(ENVIRONMENT, governor="powersave"),
+    "turbo": replace(ENVIRONMENT, has_turbo=True),
+    "dirty_commit": replace(ENVIRONMENT, commit="0123456789ab+"),
+}
+
+
+@pytest.mark.parametrize("code", INFORMATION)
+def test_information_is_no_reason_to_warn(code: str) -> None:
+    found = doubts(CLEAN, INFORMATION[code])
+
+    assert [doubt.code for doubt in found] == [code]
+    record = Record(status="FINISHED", cell=CELL, ended_at_s=0, measurement=CLEAN, doubts=found)
+    assert (record.verdict, record.warnings) == ("PASS", [])
+
+
+def test_a_cell_on_another_machine_than_its_sweep_is_doubted() -> None:
+    elsewhere = replace(CELL, sweep_machine="lab-2")
+    [doubt] = quality.doubts(CLEAN, ENVIRONMENT, elsewhere, Quality())
+    assert doubt.code == "other_machine"
+    at_home = replace(CELL, sweep_machine="lab-1")
+    assert quality.doubts(CLEAN, ENVIRONMENT, at_home, Quality()) == []
+
+
+# The sampler saw 1.1 s less than the counter did: its mean power is of other moments.
+def test_a_trace_with_a_gap_is_no_witness_against_the_counter() -> None:
+    measured = replace(
+        CLEAN,
+        trace=replace(TRACE, longest_gap_s=1.1, mean={"power/polled_gpu_w": 100.0}),
+    )
+
+    assert only_doubt(measured).code == "sampling_gap"
+
+
+def test_thresholds_are_settings() -> None:
+    lenient = Quality(max_idle_drift_fraction=0.2)
+
+    assert quality.doubts(DOUBTFUL["idle_drift_gpu"], ENVIRONMENT, CELL, lenient) == []
+
+
+@pytest.mark.parametrize("limit", [name for name in vars(Quality()) if name != "min_ticks"])
+def test_a_threshold_that_was_passed_is_named(limit: str) -> None:
+    doubtful = [doubt for one in DOUBTFUL.values() for doubt in doubts(one)]
+
+    assert [
+        doubt
+        for doubt in doubtful
+        if f"quality.{limit}=" in doubt.limit
+        or (limit == "max_clock_jump_s" and doubt.code == "suspended")
+    ]
 
 
 def test_several_doubts_are_all_kept() -> None:

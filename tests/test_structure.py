@@ -18,7 +18,7 @@ PACKAGE = ROOT / "greenlab"
 ROWS = [
     {"errors"},
     {"energy", "targets", "simulated"},
-    {"config"},
+    {"config", "uncertainty"},
     {"record"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
     | {"network", "grid"},

@@ -215,13 +215,13 @@ def test_files_lie_beside_the_database(store: Store, folder: Path, workplace: Pa
 @pytest.mark.parametrize(
     "expected",
     [
-        "**2,850.0 J net** of 3,945.0 J gross",
+        "**~2,850.0 ± 27 J net** of ~3,945.0 J gross",
         "(28% of it idle)",  # 1095 / 3945
         "15.0 s",
         "0.95 J per sample",
         "**WARN**",
         "`short_idle`",
-        "| dram | 0.0 | 45.0 | 3.0 | modelled:dimm",
+        "| dram | ~0.0 ± 27 | ~45.0 | ~3.0 | modelled:dimm",
         "cell 2 of 8",
     ],
 )

@@ -32,6 +32,7 @@ class Reading:
     """All counters at one instant."""
 
     monotonic_s: float
+    took_s: float
     part_energy_j: dict[str, float]
     """Joules by device since the meter was opened."""
 
@@ -48,10 +49,11 @@ class Meter:
         self._lock = threading.Lock()
         self._began: Reading | None = None
         self._counters = [
-            (opened.source.component, Counter(spec.part, spec.read_j, range_j=spec.range_j))
+            (opened.source.component, _follow(spec, clock))
             for opened in sources
             for spec in opened.counters
         ]
+        self._ticking = [spec.part for opened in sources for spec in opened.counters if spec.ticks]
 
     def unix_s(self, monotonic_s: float) -> float:
         """Unix time of an instant; one offset for the meter's life, so clock jumps do not show."""
@@ -64,8 +66,10 @@ class Meter:
             MeterReadError: a counter that could be read before cannot any more.
         """
         with self._lock:
+            before_s = self._clock()
             joules = {counter.part: counter.joules() for _, counter in self._counters}
-            return Reading(monotonic_s=self._clock(), part_energy_j=joules)
+            took_s = self._clock() - before_s
+            return Reading(monotonic_s=before_s + took_s / 2, took_s=took_s, part_energy_j=joules)
 
     def begin(self) -> None:
         """Open a window. The device must be idle or synchronised."""
@@ -88,7 +92,15 @@ class Meter:
             duration_s=end.monotonic_s - begin.monotonic_s,
             energy_j=component_j,
             part_energy_j=part_j,
+            edge_s=max(begin.took_s, end.took_s),
         )
+
+    def observe_ticks(self) -> None:
+        """Find out how often each counter advances: half a second for each, at most."""
+        with self._lock:
+            for _, counter in self._counters:
+                if counter.part in self._ticking:
+                    counter.observe_tick()
 
     def restart_health(self) -> None:
         """Forget how the counters behaved while nothing was metered: loading, warming up."""
@@ -106,6 +118,12 @@ class Meter:
 
     def __exit__(self, *_: object) -> None:
         self._counters = []
+
+
+def _follow(spec: CounterSpec, clock: Callable[[], float]) -> Counter:
+    return Counter(
+        spec.part, spec.read_j, range_j=spec.range_j, quantum_j=spec.quantum_j, clock=clock
+    )
 
 
 def open_meter(hardware: Hardware, *, uses_cuda: bool) -> Meter:
@@ -235,7 +253,7 @@ def _measured(
 def _modelled(
     component: str, provenance: str, detail: str, reason: str, read_j: Callable[[], float]
 ) -> OpenSource:
-    spec = CounterSpec(part=component, detail=detail, read_j=read_j, range_j=None)
+    spec = CounterSpec(part=component, detail=detail, read_j=read_j, range_j=None, ticks=False)
     source = Source(
         component=component, provenance=provenance, detail=detail, reason=reason, parts=[component]
     )

@@ -2,6 +2,8 @@
 
 import time
 from collections.abc import Callable
+from itertools import pairwise
+from statistics import median
 
 from greenlab.record import CounterHealth
 
@@ -12,6 +14,9 @@ A counter that runs backwards has either wrapped or been reset. It is taken for 
 power that a wrap implies stays below this.
 """
 PEAK_BASELINE_S = 0.05
+TICKS_TO_OBSERVE = 12
+OBSERVE_WITHIN_S = 0.5
+"""NVML's energy counter advances every 20 to 100 ms, RAPL's about every millisecond."""
 
 
 class Counter:
@@ -27,9 +32,12 @@ class Counter:
         read_raw_j: Callable[[], float],
         *,
         range_j: float | None = None,
+        quantum_j: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.part = part
+        self._quantum_j = quantum_j
+        self._tick_s: float | None = None
         self._read_raw_j = read_raw_j
         self._range_j = range_j
         self._clock = clock
@@ -43,6 +51,20 @@ class Counter:
         self._peak_from = (self._read_at_s, self._joules)
         self._num_wraps = self._num_resets = 0
         self._longest_gap_s = self._longest_still_s = self._peak_w = 0.0
+
+    def observe_tick(self) -> None:
+        """Read without pause until the counter has advanced a few times: how often does it?
+
+        One that hardly moves is given the time that was waited.
+        """
+        raw_j, started_s = self._read_raw_j(), self._clock()
+        advances_s: list[float] = []
+        while len(advances_s) <= TICKS_TO_OBSERVE and self._clock() - started_s < OBSERVE_WITHIN_S:
+            if (next_j := self._read_raw_j()) != raw_j:
+                raw_j = next_j
+                advances_s.append(self._clock())
+        apart_s = [after - before for before, after in pairwise(advances_s)]
+        self._tick_s = median(apart_s) if apart_s else OBSERVE_WITHIN_S
 
     def joules(self) -> float:
         """Read the counter and return everything that it counted since it was opened."""
@@ -78,6 +100,8 @@ class Counter:
         return CounterHealth(
             part=self.part,
             range_j=self._range_j,
+            tick_s=self._tick_s or self._longest_gap_s,
+            quantum_j=self._quantum_j,
             num_wraps=self._num_wraps,
             num_resets=self._num_resets,
             longest_gap_s=self._longest_gap_s,

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,21 +13,29 @@ from greenlab.record import Source
 Reader = Callable[[], float]
 
 
-def open_probes(sources: Sequence[Source]) -> list["GpuProbe"]:
-    """One probe per GPU that is metered."""
+CLOCK_EVENTS = "clock_event_reasons"
+SLOWED_BITS = 0x08 | 0x20 | 0x40 | 0x80
+"""NVML's clock event reasons: slowed by hardware, by temperature (twice), by the power brake."""
+POWER_CAP_BIT = 0x04
+"""NVML's clock event reason: clocks held down to stay within the power limit."""
+
+
+def open_probes(sources: Sequence[Source], *, uses_cuda: bool) -> list["GpuProbe"]:
+    """One probe per GPU that is metered; with `uses_cuda` this process works on them already."""
     parts = [part for source in sources if source.component == "gpu" for part in source.parts]
-    return [GpuProbe(int(part.removeprefix("gpu"))) for part in parts]
+    return [GpuProbe(int(part.removeprefix("gpu")), is_used=uses_cuda) for part in parts]
 
 
 class GpuProbe:
     """Reads one GPU's state; what this GPU does not tell is left out from the start."""
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, *, is_used: bool) -> None:
         import pynvml
 
         handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         self._errors = pynvml.NVMLError
         candidates = {f"gpu{index}_{name}": read for name, read in _readers(pynvml, handle).items()}
+        candidates[f"gpu{index}_other_processes"] = _other_processes(pynvml, handle, is_used)
         with contextlib.suppress(MeterUnavailableError):  # its energy counter may do all the same
             candidates[f"gpu{index}_power_w"] = gpu_power_reader(index)
         self._readers = {name: read for name, read in candidates.items() if self._answers(read)}
@@ -59,8 +68,30 @@ def _readers(pynvml: Any, handle: Any) -> dict[str, Reader]:
             handle, pynvml.NVML_TEMPERATURE_GPU
         ),
         "sm_clock_hz": lambda: 1e6 * pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+        CLOCK_EVENTS: lambda: _clock_events(pynvml, handle),
         "power_limit_w": lambda: pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000,
     }
+
+
+def _clock_events(pynvml: Any, handle: Any) -> int:
+    try:
+        return int(pynvml.nvmlDeviceGetCurrentClocksEventReasons(handle))
+    except pynvml.NVMLError_FunctionNotFound:  # what drivers before 535 called it
+        return int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
+
+
+def _other_processes(pynvml: Any, handle: Any, is_used: bool) -> Reader:
+    """Counts the processes that compute on a GPU, this one left out.
+
+    In a container NVML may number processes as the host does; one of them is this one all the same.
+    """
+
+    def read() -> float:
+        running = [one.pid for one in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)]
+        is_listed = os.getpid() in running or (is_used and bool(running))
+        return float(len(running) - is_listed)
+
+    return read
 
 
 def _memory_percent(memory: Any) -> float:

@@ -34,6 +34,10 @@ UDEV_RULE = (
 CHMOD_COMMAND = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj"
 """Lets everybody read RAPL until the next boot."""
 
+RAPL_QUANTUM_J = 2.0**-14
+"""61 µJ, the usual energy unit (Intel, Software Developer's Manual, vol. 3B, sec. 16.10.1)."""
+NVML_QUANTUM_J = 0.001
+
 MIRROR_TOLERANCE_J = 0.5
 MIRROR_WAIT_S = 0.05
 
@@ -53,6 +57,10 @@ class CounterSpec:
     detail: str
     read_j: Callable[[], float]
     range_j: float | None
+    quantum_j: float = 0.0
+    """Smallest step of its value."""
+    ticks: bool = True
+    """False: it has no tick of its own, and stands still from one reading to the next."""
 
 
 # ---------------------------------------------------------------------------------------- RAPL
@@ -184,6 +192,7 @@ def _zone_counter(part: str, file: Any) -> CounterSpec:
         detail=f"{file.name} ({file.path})",
         read_j=lambda: _read_zone_j(file),
         range_j=file.max_energy_range_uj / 1e6,
+        quantum_j=RAPL_QUANTUM_J,
     )
 
 
@@ -290,7 +299,13 @@ def _gpu_energy_counter(index: int) -> CounterSpec:
             f"GPU {index} has no energy counter ({error.__cause__}); polled power instead: "
             "hardware.energy_sources.gpu=nvml_power"
         ) from error
-    return CounterSpec(part=f"gpu{index}", detail=gpu.get_name(), read_j=read_j, range_j=None)
+    return CounterSpec(
+        part=f"gpu{index}",
+        detail=gpu.get_name(),
+        read_j=read_j,
+        range_j=None,
+        quantum_j=NVML_QUANTUM_J,
+    )
 
 
 def gpu_power_counters(indices: Sequence[int]) -> list[CounterSpec]:
@@ -305,6 +320,7 @@ def gpu_power_counters(indices: Sequence[int]) -> list[CounterSpec]:
             detail=f"{_open_gpu(index).get_name()}, power polled",
             read_j=PowerIntegral(gpu_power_reader(index)),
             range_j=None,
+            ticks=False,
         )
         for index in indices
     ]

@@ -6,9 +6,10 @@
         truth_j = machine.true_energy_j("package-0", unix_from, unix_to)
 
 Everything draws `active_w` while the workload beats the machine's beacon and for 50 ms after its
-last beat, and `idle_w` otherwise. Counters are named by zone (`package-0`), by zone and subzone
-(`package-0/dram`) or by GPU (`gpu-0`). `writer.py` advances them in a process of its own, and
-remembers the exact joules, without wraps, faults or rounding. Standard library and NumPy only.
+last beat, and `idle_w` otherwise; at a load of a half, what lies half-way between. Counters are
+named by zone (`package-0`), by zone and subzone (`package-0/dram`) or by GPU (`gpu-0`). `writer.py`
+advances them in a process of its own, and remembers the exact joules, without wraps, faults or
+rounding. Standard library and NumPy only.
 """
 
 import importlib
@@ -27,7 +28,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import numpy.typing as npt
 
-from greenlab.simulated.writer import GPU_FIELDS, map_file
+from greenlab.simulated.writer import BEACON_FIELDS, GPU_FIELDS, map_file
 
 HERE = Path(__file__).parent
 SITE = HERE / "sitecustomize"
@@ -76,6 +77,8 @@ class Zone(Metered):
     """Two zones with the same start and the same watts show the same value, as mirrored dies do."""
     max_energy_range_uj: int = 262_143_328_850
     """Where the counter starts again at zero; this one takes over an hour at 60 W."""
+    control_type: str = "intel-rapl"
+    """`intel-rapl-mmio` shows a package of a laptop a second time, beside `intel-rapl`."""
     readable: bool = True
     """False: opening `energy_uj` raises PermissionError in processes given `environment()`."""
 
@@ -114,7 +117,7 @@ class SimulatedMachine:
         )
         self._folder = Path(self._temporary.name)
         self.powercap_root.mkdir()
-        self._beacon_path.write_bytes(bytes(8))
+        self._beacon_path.write_bytes(bytes(8 * len(BEACON_FIELDS)))
         self._log_path.touch()
         self._beacon = map_file(self._beacon_path).cast("d")
         self._start_writer()
@@ -149,16 +152,22 @@ class SimulatedMachine:
 
     # ------------------------------------------------------------------ what happens on it
 
-    def beat(self) -> None:
+    def beat(self, load: float = 1.0) -> None:
         """Be active for the next 50 ms."""
+        self._beacon[1] = load
         self._beacon[0] = time.monotonic()
 
-    def work(self, duration_s: float) -> None:
+    def work(self, duration_s: float, load: float = 1.0) -> None:
         """Beat for so long, from this process."""
         until_s = time.monotonic() + duration_s
         while (left_s := until_s - time.monotonic()) > 0:
-            self.beat()
+            self.beat(load)
             time.sleep(min(BEAT_PERIOD_S, left_s))
+
+    def set_gpu(self, index: int, field: str, value: int) -> None:
+        """Let NVML answer `value` from now on: `clock_event_reasons`, `num_other_processes`."""
+        words = map_file(self._gpu_memory_path).cast("q")
+        words[index * len(GPU_FIELDS) + GPU_FIELDS.index(field)] = value
 
     def break_counter(self, counter: str, fault: Fault) -> None:
         """Let a fault strike now; returns when it has."""
@@ -175,7 +184,7 @@ class SimulatedMachine:
         return self._difference(self._column(counter), unix_from, unix_to)
 
     def true_active_s(self, unix_from: float, unix_to: float) -> float:
-        """For how long of that time the machine was active."""
+        """For how long of that time the machine was active; at half load it counts half."""
         return self._difference(1, unix_from, unix_to)
 
     def _column(self, counter: str) -> int:
@@ -248,15 +257,19 @@ class SimulatedMachine:
             raise RuntimeError(f"the simulated machine's writer answered {answer!r}, not {word!r}")
 
     def _build_zones(self) -> Iterator[dict[str, Any]]:
-        for number, zone in enumerate(self.zones):
-            folder = self.powercap_root / f"intel-rapl:{number}"
-            yield self._build_zone(zone, folder, zone.name)
+        numbers: dict[str, int] = {}
+        for zone in self.zones:
+            kind = zone.control_type
+            number = numbers[kind] = numbers.get(kind, -1) + 1
+            folder = self._folder / kind / f"{kind}:{number}"
+            name = zone.name if kind == "intel-rapl" else f"{kind}/{zone.name}"
+            yield self._build_zone(zone, folder, name)
             for child_number, child in enumerate(zone.children):
                 child_folder = folder / f"{folder.name}:{child_number}"
-                yield self._build_zone(child, child_folder, f"{zone.name}/{child.name}")
+                yield self._build_zone(child, child_folder, f"{name}/{child.name}")
 
     def _build_zone(self, zone: Zone, folder: Path, counter: str) -> dict[str, Any]:
-        folder.mkdir()
+        folder.mkdir(parents=True)
         (folder / "name").write_text(f"{zone.name}\n")
         (folder / "max_energy_range_uj").write_text(f"{zone.max_energy_range_uj}\n")
         (folder / "energy_uj").write_text(f"{zone.start_uj:020d}\n")

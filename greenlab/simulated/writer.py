@@ -25,6 +25,9 @@ ACTIVE_AFTER_BEAT_S = 0.05
 TICKS_PER_RECORD = 2
 """Between two records power is constant, so that a straight line between them is exact."""
 
+BEACON_FIELDS = ("beat_s", "load", "approach_wrap_j")
+"""One double each: time.monotonic() of the last beat, the load since then (0 to 1), and how many
+joules before the end of its range each counter is to go to at once; 0: nowhere."""
 GPU_FIELDS = (
     "energy_mj",
     "power_mw",
@@ -33,6 +36,8 @@ GPU_FIELDS = (
     "temperature_celsius",
     "sm_clock_mhz",
     "nvml_error",
+    "clock_event_reasons",
+    "num_other_processes",
 )
 """One 64-bit integer each, per GPU: the live part of what the simulated NVML answers."""
 IDLE_GPU = (0, 1 << 30, 35, 210)
@@ -64,10 +69,10 @@ class Counter(ABC):
         self._range_uj: int = spec["max_energy_range_uj"]
         self._stuck_uj: int | None = None
 
-    def advance(self, from_s: float, duration_s: float, active: bool) -> None:
+    def advance(self, from_s: float, duration_s: float, load: float) -> None:
         """Add the joules of a stretch that began `from_s` after the start of the machine."""
         drift_w = self._drift_w_per_s * (from_s + duration_s / 2)
-        self.power_w = (self._active_w if active else self._idle_w) + drift_w
+        self.power_w = self._idle_w + load * (self._active_w - self._idle_w) + drift_w
         self.energy_j += self.power_w * duration_s
 
     def shown_uj(self) -> int:
@@ -77,6 +82,10 @@ class Counter(ABC):
 
     def stick(self) -> None:
         self._stuck_uj = self.shown_uj()
+
+    def approach_wrap(self, left_j: float) -> None:
+        """Go to where so many joules are left until the counter starts at zero again."""
+        self._start_uj = self._range_uj - int((left_j + self.energy_j) * 1e6)
 
     def reset(self) -> None:
         self._start_uj = -int(self.energy_j * 1e6)
@@ -141,12 +150,12 @@ class Writer:
             else:
                 assert gpu_memory is not None
                 self._counters.append(GpuWords(counter, gpu_memory))
-        self._beacon = map_file(Path(spec["beacon"])).cast("d")
+        self._beacon = map_file(Path(spec["beacon"])).cast("d")  # see BEACON_FIELDS
         self._folder = Path(spec["log"]).parent
         self._log = os.open(spec["log"], os.O_WRONLY | os.O_APPEND)
         self._record = struct.Struct(f"={2 + len(self._counters)}d")
         self._active_s = 0.0
-        # (seconds of activity after which it happens, fault, counter), the next one first
+        # (seconds of full load after which it happens, fault, counter), the next one first
         self._pending: list[tuple[float, str, str]] = sorted(
             (at_active_s, fault, counter["name"])
             for counter in spec["counters"]
@@ -156,21 +165,25 @@ class Writer:
     def run(self) -> None:
         """Advance the counters until it is told to end."""
         start_s = before_s = due_s = time.monotonic()
-        active, num_ticks = False, 0
+        load, num_ticks = 0.0, 0
         self._log_truth()
         while num_ticks % TICKS_PER_RECORD or self._obey_commands():
             due_s = max(due_s + TICK_S, before_s)
             time.sleep(max(0.0, due_s - time.monotonic()))
             now_s = time.monotonic()
             for counter in self._counters:
-                counter.advance(before_s - start_s, now_s - before_s, active)
-                counter.publish(now_s - start_s, active)
-            self._active_s += (now_s - before_s) * active
+                counter.advance(before_s - start_s, now_s - before_s, load)
+                counter.publish(now_s - start_s, load > 0)
+            self._active_s += (now_s - before_s) * load
             num_ticks += 1
-            beating = now_s - self._beacon[0] < ACTIVE_AFTER_BEAT_S
-            if beating != active or num_ticks % TICKS_PER_RECORD == 0:
+            next_load = self._beacon[1] if now_s - self._beacon[0] < ACTIVE_AFTER_BEAT_S else 0.0
+            if next_load != load or num_ticks % TICKS_PER_RECORD == 0:
                 self._log_truth()
-            before_s, active = now_s, beating
+            before_s, load = now_s, next_load
+            if left_j := self._beacon[2]:
+                self._beacon[2] = 0.0
+                for counter in self._counters:
+                    counter.approach_wrap(left_j)
             while self._pending and self._active_s >= self._pending[0][0]:
                 _, fault, name = self._pending.pop(0)
                 self._break(fault, name)

@@ -19,6 +19,7 @@ UNINITIALIZED = 1
 INVALID_ARGUMENT = 2
 NOT_SUPPORTED = 3
 NOT_FOUND = 6
+INSUFFICIENT_SIZE = 7
 LIBRARY_NOT_FOUND = 12
 
 ARCHITECTURE_AMPERE = 7
@@ -27,6 +28,8 @@ SCOPE_GPU = 0
 UNSIGNED_INT = 1
 GRAPHICS_CLOCK, SM_CLOCK, MEMORY_CLOCK = 0, 1, 2
 MEMORY_CLOCK_MHZ = 1215
+FIRST_OTHER_PID = 1 << 22
+"""Above what Linux numbers processes up to: never this process."""
 FIRST_HANDLE = 0x1000
 """A handle is this plus the GPU's index; like a real one, it is not to be looked into."""
 
@@ -238,6 +241,14 @@ class SimulatedNvml:
             return self._put(index, "sm_clock_mhz", clock)
         return NOT_SUPPORTED
 
+    def nvmlDeviceGetCurrentClocksEventReasons(self, index: int, reasons: Any) -> int:
+        return self._put(index, "clock_event_reasons", reasons)
+
     def nvmlDeviceGetComputeRunningProcesses_v3(self, index: int, count: Any, infos: Any) -> int:
-        count._obj.value = 0
+        room, count._obj.value = count._obj.value, self._live(index, "num_other_processes")
+        if room < count._obj.value:
+            return INSUFFICIENT_SIZE
+        for number in range(count._obj.value):
+            infos[number].pid = FIRST_OTHER_PID + number
+            infos[number].usedGpuMemory = 1 << 30
         return SUCCESS
