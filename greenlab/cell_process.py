@@ -54,23 +54,29 @@ def preload_for(grid: Sequence[Config]) -> list[str]:
 
 
 def measure_folder(folder: Path) -> None:
-    """Measure the cell described in `folder`; a failure becomes a record too."""
+    """Measure the cell described in `folder` and draw its power; exit with 1 where that failed."""
     end_with_parent()
     log_to(folder / LOG_FILE)
+    record = measure_record(folder)
+    if record.status != "FINISHED":
+        sys.exit(1)
+    _draw(record, folder)
+
+
+def measure_record(folder: Path) -> Record:
+    """Measure the cell described in `folder`; a failure becomes a record too."""
     cell = read_cell(folder)
     try:
         from greenlab.experiment import run_cell  # torch: after the parent is being watched
 
-        record = run_cell(cell, from_dict(cell.config), folder)
+        return run_cell(cell, from_dict(cell.config), folder)
     except Exception as error:  # whatever a model, a driver or a disk may raise: it is data
         expected = isinstance(error, GreenlabError)
         logger.info("%s failed: %s", cell.name, error, exc_info=None if expected else error)
         failure = Failure(kind=_kind(error), message=str(error) or type(error).__name__)
-        write_record(
-            folder, Record(status="FAILED", cell=cell, ended_at_s=time.time(), failure=failure)
-        )
-        sys.exit(1)
-    _draw(record, folder)
+        record = Record(status="FAILED", cell=cell, ended_at_s=time.time(), failure=failure)
+        write_record(folder, record)
+        return record
 
 
 def _draw(record: Record, folder: Path) -> None:
@@ -177,11 +183,18 @@ class _Sparse(logging.Filter):
 
 def log_to(path: Path) -> None:
     """Everything to the cell's log; warnings, and progress on long work, to the terminal."""
-    file, terminal = logging.FileHandler(path), logging.StreamHandler()
-    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    log_to_file(path)
+    terminal = logging.StreamHandler()
     terminal.setFormatter(logging.Formatter("         %(message)s"))
     terminal.addFilter(_Sparse())
-    logging.basicConfig(level=logging.INFO, handlers=[file, terminal])
+    logging.getLogger().addHandler(terminal)
+
+
+def log_to_file(path: Path) -> None:
+    """Everything to the cell's log."""
+    file = logging.FileHandler(path)
+    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[file])
     logging.getLogger("zeus").setLevel(logging.ERROR)
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)

@@ -183,6 +183,17 @@ class SimulatedMachine:
         """Exact joules of a counter between two Unix times at which the machine was running."""
         return self._difference(self._column(counter), unix_from, unix_to)
 
+    def true_work_j(self, counter: str, unix_from: float, unix_to: float) -> float:
+        """Exact joules that the work added to what the machine draws idle."""
+        self._column(counter)
+        name = counter.removeprefix("intel-rapl-mmio/")
+        drawn = {f"gpu-{index}": gpu for index, gpu in enumerate[Metered](self.gpus)}
+        for zone in self.zones:
+            drawn |= {zone.name: zone}
+            drawn |= {f"{zone.name}/{child.name}": child for child in zone.children}
+        above_idle_w = drawn[name].active_w - drawn[name].idle_w
+        return above_idle_w * self.true_active_s(unix_from, unix_to)
+
     def true_active_s(self, unix_from: float, unix_to: float) -> float:
         """For how long of that time the machine was active; at half load it counts half."""
         return self._difference(1, unix_from, unix_to)

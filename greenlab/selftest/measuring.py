@@ -1,0 +1,270 @@
+"""Measures the self-test's cases, several at a time, and judges what came of each."""
+
+import multiprocessing
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+from greenlab import cell_process, config, energy
+from greenlab.errors import GreenlabError
+from greenlab.record import LOG_FILE, Cell, Measurement, Record, read_record, write_cell
+from greenlab.selftest.cases import LONG_S, MAX_ERROR_PERCENT, Case
+from greenlab.simulated.machine import SimulatedMachine, enter
+
+AT_ONCE = 8
+"""Cases measured at a time: they sleep, as their work is pretended."""
+TRIES = 3
+"""A 95 % interval misses the truth once in twenty times, and a busy machine delays the simulated
+counters: a case that does not hold is measured again, alone. One that is wrong is wrong each time.
+"""
+LATEST_S = 60.0
+"""A case that takes so much longer than its windows has hung."""
+PRELOAD = (
+    "greenlab.experiment",
+    "greenlab.simulated.beacon",
+    "greenlab.data.synthetic",
+    "zeus.device",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What came of a case; joules are net of idle, over the components that it is about."""
+
+    name: str
+    true_j: float | None
+    measured_j: float | None
+    """None where the cell rightly has no number, or none that could be right."""
+    u95_j: float | None
+    holds: bool
+    verdict: str
+    """What was found, in words."""
+    num_tries: int = 1
+
+    @property
+    def error_percent(self) -> float | None:
+        """Of the truth."""
+        if self.measured_j is None or not self.true_j:
+            return None
+        return 100 * (self.measured_j - self.true_j) / self.true_j
+
+    @property
+    def is_inside(self) -> bool | None:
+        """Whether the truth lies inside the stated uncertainty."""
+        if self.measured_j is None or self.true_j is None or self.u95_j is None:
+            return None
+        return abs(self.measured_j - self.true_j) <= self.u95_j
+
+
+def measure_cases(cases: Sequence[Case]) -> Iterator[Result]:
+    """Measure every case and yield each result as soon as it is known."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOAD))
+    with tempfile.TemporaryDirectory(prefix="greenlab-selftest-") as name, _Cells() as cells:
+        attempt = _Attempt(cells=cells, folder=Path(name))
+        waiting = {cells.pool.submit(attempt.measure, case): case for case in cases}
+        again: list[Case] = []
+        for future in as_completed(waiting):
+            if (result := future.result()).holds:
+                yield result
+            else:
+                again.append(waiting[future])
+        for case in again:
+            for number in range(2, TRIES + 1):
+                result = attempt.measure(case, number)
+                if result.holds:
+                    break
+            yield result
+
+
+class _Cells:
+    """The processes that measure now; leaving ends them all, however it is left."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="case")
+        self._running: set[ForkServerProcess] = set()
+        self._is_over = False
+
+    def __enter__(self) -> "_Cells":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over = True
+        self.pool.shutdown(wait=False, cancel_futures=True)
+        for process in tuple(self._running):
+            process.kill()
+        self.pool.shutdown()
+
+    @contextmanager
+    def running(self, process: ForkServerProcess) -> Iterator[None]:
+        process.start()
+        self._running.add(process)
+        try:
+            if self._is_over:
+                process.kill()
+            yield
+        finally:
+            self._running.discard(process)
+            process.kill()
+            process.join()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Attempt:
+    """Measures a case in a process of its own, on a machine of its own."""
+
+    cells: _Cells
+    folder: Path
+
+    def measure(self, case: Case, number: int = 1) -> Result:
+        folder = self.folder / uuid.uuid4().hex
+        folder.mkdir()
+        settings = case.config()
+        write_cell(folder, _cell(case, settings))
+        context = multiprocessing.get_context("forkserver")
+        with case.machine() as machine:
+            process = context.Process(
+                target=_measure, args=(machine.environment(), folder, case.wrap_after_j)
+            )
+            with self.cells.running(process):
+                process.join(case.work_s + LATEST_S)
+            try:
+                record = read_record(folder)
+            except (GreenlabError, FileNotFoundError):
+                return _missing(case, number, folder)
+            return judge(case, record, machine, number)
+
+
+def _measure(environment: Mapping[str, str], folder: Path, wrap_after_j: float | None) -> None:
+    """What runs in the process of a case; from measure_record on, it is what any cell runs."""
+    cell_process.end_with_parent()
+    cell_process.log_to_file(folder / LOG_FILE)
+    os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # it is about the real GPUs
+    enter(environment)
+    if wrap_after_j is not None:
+        from greenlab.simulated.beacon import approach_wrap
+
+        approach_wrap(wrap_after_j)
+    cell_process.measure_record(folder)
+
+
+def _cell(case: Case, settings: config.Config) -> Cell:
+    return Cell(
+        uid=uuid.uuid4().hex,
+        signature=config.signature(settings),
+        choices={"model": case.name},
+        overrides=[],
+        sweep="",
+        position=1,
+        num_cells=1,
+        repetition=1,
+        started_at_s=time.time(),
+        config=config.to_dict(settings),
+    )
+
+
+def _missing(case: Case, number: int, folder: Path) -> Result:
+    log = folder / LOG_FILE
+    last = log.read_text().splitlines()[-1:] if log.exists() else []
+    return _without_joules(case, number, holds=False, found=" ".join(["no record left", *last]))
+
+
+def _without_joules(case: Case, number: int, *, holds: bool, found: str) -> Result:
+    return Result(
+        name=case.name,
+        true_j=None,
+        measured_j=None,
+        u95_j=None,
+        holds=holds,
+        verdict=found,
+        num_tries=number,
+    )
+
+
+def judge(case: Case, record: Record, machine: SimulatedMachine, num_tries: int = 1) -> Result:
+    """Hold a record against what its case must come to, and against the machine's own log."""
+    if case.failure or record.measurement is None:
+        message = record.failure.message if record.failure else "measured all the same"
+        holds = bool(case.failure) and case.failure in message and record.status == "FAILED"
+        found = f"FAILED, naming {case.failure}" if holds else message
+        return _without_joules(case, num_tries, holds=holds, found=found)
+    measured = record.measurement
+    codes = {doubt.code: doubt.severity for doubt in record.doubts}
+    problems = [*_wrong_doubts(case, codes), *_wrong_sources(case, measured)]
+    joules = [_Joules.of(case, measured, machine, component) for component in case.counters]
+    if "invalid" in codes.values():  # the number is wrong, and says so
+        joules = []
+    problems += [problem for one in joules for problem in one.problems(measured.active.duration_s)]
+    wanted = ", ".join(filter(None, [case.doubt, "modelled_cpu" if case.modelled else ""]))
+    found = f"{record.verdict}{', ' if wanted else ''}{wanted}"
+    return Result(
+        name=case.name,
+        true_j=sum(one.true_j for one in joules) if joules else None,
+        measured_j=sum(one.measured_j for one in joules) if joules else None,
+        u95_j=measured.net_u95_j(*case.counters) if joules else None,
+        holds=not problems,
+        verdict="; ".join(problems) or found,
+        num_tries=num_tries,
+    )
+
+
+def _wrong_doubts(case: Case, codes: Mapping[str, str]) -> Iterator[str]:
+    if case.doubt and case.doubt not in codes:
+        yield f"no doubt {case.doubt}"
+    for code, severity in codes.items():
+        if severity == "invalid" and code != case.doubt:
+            yield f"INVALID for {code}"
+
+
+def _wrong_sources(case: Case, measured: Measurement) -> Iterator[str]:
+    for source in measured.sources:
+        kind = source.provenance.partition(":")[0]
+        wanted = "measured" if source.component in case.counters else "absent"
+        if case.modelled and source.component == "cpu":
+            wanted = "modelled"
+        if kind != wanted:
+            yield f"{source.component} is {source.provenance}"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Joules:
+    """One component's net energy: true, measured, and how sure."""
+
+    component: str
+    true_j: float
+    measured_j: float
+    u95_j: float
+
+    @classmethod
+    def of(
+        cls, case: Case, measured: Measurement, machine: SimulatedMachine, component: str
+    ) -> "_Joules":
+        window, u95_j = measured.active, measured.net_u95_j(component)
+        ends_at_s = window.started_at_s + window.duration_s
+        net_j = energy.net_energy_j(window, measured.idle_w)
+        return cls(
+            component=component,
+            true_j=sum(
+                machine.true_work_j(counter, window.started_at_s, ends_at_s)
+                for counter in case.counters[component]
+            ),
+            measured_j=net_j.get(component, 0.0),
+            u95_j=0.0 if u95_j is None else u95_j,
+        )
+
+    def problems(self, duration_s: float) -> Iterator[str]:
+        off_j = abs(self.measured_j - self.true_j)
+        allowed_j = self.u95_j
+        if duration_s >= LONG_S:
+            allowed_j = MAX_ERROR_PERCENT / 100 * self.true_j
+        if not off_j <= allowed_j:
+            yield (
+                f"{self.component} is {self.measured_j:.2f} J, in truth {self.true_j:.2f} J: off "
+                f"by more than {allowed_j:.2g} J"
+            )
