@@ -73,6 +73,9 @@ class Source:
     """Why this and nothing better; empty where there is nothing better."""
     parts: list[str]
     """The devices whose counters add up to the component: gpu0, gpu1, …"""
+    error_fraction: float | None = None
+    """Half-width of a 95 % interval over the component's gross energy; None where the counter's own
+    error is worked out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
