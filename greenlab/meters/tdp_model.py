@@ -189,7 +189,7 @@ def _share_of_sockets(cpu: Cpu, known: KnownCpu | None, set_fraction: float | No
         origin = f"{set_fraction:g} (hardware.socket_share_fraction)"
         return _Share(fraction=set_fraction, origin=origin, is_known=True)
     if not cpu.is_virtual:
-        return _Share(fraction=1.0, origin="1 (no virtual machine)", is_known=True)
+        return _Share(fraction=1.0, origin="1 (not a virtual machine)", is_known=True)
     if known is None:
         origin = "1 (virtual machine, its share not known: set hardware.socket_share_fraction)"
         return _Share(fraction=1.0, origin=origin)
