@@ -54,6 +54,16 @@ class DramSource(Enum):
     none = "none"
 
 
+class DimmGeneration(Enum):
+    """Kinds of memory: rows of the table in meters/dimm_model.py."""
+
+    ddr3 = "ddr3"
+    ddr4 = "ddr4"
+    ddr5 = "ddr5"
+    lpddr4 = "lpddr4"
+    lpddr5 = "lpddr5"
+
+
 class PhaseKind(Enum):
     """What is metered: rows of the table in phases.py."""
 
@@ -111,6 +121,20 @@ class EnergySources:
 
 
 @dataclass
+class TdpW:
+    """Thermal design power in watts, as the data sheet has it."""
+
+    cpu: float | None = None
+    """Of all CPU sockets together, for `tdp_model`; null: looked up, else assumed per core."""
+    gpu: float | None = None
+    """Of one GPU, drawn as a line in figures; null: NVML's power limit."""
+
+    def __post_init__(self) -> None:
+        for key in ("cpu", "gpu"):
+            _above_zero(f"hardware.tdp_w.{key}", getattr(self, key))
+
+
+@dataclass
 class Hardware:
     """Where the workload runs, what meters it, and what machine it expects to be on."""
 
@@ -122,23 +146,37 @@ class Hardware:
     """Text that the CPU's model name must contain; null: any CPU."""
     gpu_name: str | None = None
     """Text that the GPU's name must contain; null: any GPU."""
-    cpu_tdp_w: float | None = None
-    """Thermal design power of all CPU sockets together, for `tdp_model`; null: assumed per core."""
-    gpu_tdp_w: float | None = None
-    """Thermal design power of one GPU, drawn as a line in figures; null: NVML's power limit."""
+    tdp_w: TdpW = field(default_factory=TdpW)
+    socket_share_fraction: float | None = None
+    """Part of the CPU's TDP that is this machine's, for `tdp_model`; null: cores seen over cores of
+    the socket on a virtual machine, else 1."""
+    idle_floor_fraction: float = 0.0
+    """Part of the TDP that `tdp_model` says is drawn at rest; 0: none, as in the paper."""
     num_dimms: int | None = None
-    """Memory modules in the machine, for `dimm_model`; null: not known."""
-    dimm_voltage_v: float = 1.2
-    dimm_frequency_hz: float = 3.2e9
-    """Transfers per second, as memory is sold: DDR4-3200 is 3.2e9."""
-    dimm_capacitance_f: float = 1.3e-9
-    """C of P = ½·C·V²·f. The paper does not state its own; 1.3 nF is 3 W at 1.2 V and 3.2 GHz."""
+    """Memory modules in the machine, for `dimm_model`; null: as dmidecode finds, where it may."""
+    dimm_generation: DimmGeneration | None = None
+    """Its defaults stand in for what is not known below; null: as dmidecode finds, else ddr4."""
+    dimm_voltage_v: float | None = None
+    """null: as dmidecode finds, else the generation's."""
+    dimm_frequency_hz: float | None = None
+    """Transfers per second, as memory is sold: DDR4-3200 is 3.2e9; null: as for the voltage."""
+    dimm_capacitance_f: float | None = None
+    """C of P = ½·C·V²·f, which the paper does not state; null: the generation's."""
 
     def __post_init__(self) -> None:
-        for key in ("cpu_tdp_w", "gpu_tdp_w", "num_dimms"):
+        for key in ("num_dimms", "dimm_voltage_v", "dimm_frequency_hz", "dimm_capacitance_f"):
             _above_zero(f"hardware.{key}", getattr(self, key))
-        for key in ("dimm_voltage_v", "dimm_frequency_hz", "dimm_capacitance_f"):
-            _above_zero(f"hardware.{key}", getattr(self, key))
+        share, floor = self.socket_share_fraction, self.idle_floor_fraction
+        if isinstance(share, int | float):
+            _require(
+                0 < share <= 1,
+                f"hardware.socket_share_fraction is {share}; it must be greater than 0, 1 at most",
+            )
+        if isinstance(floor, int | float):
+            _require(
+                0 <= floor < 1,
+                f"hardware.idle_floor_fraction is {floor}; it must be 0 or more and less than 1",
+            )
 
 
 @dataclass

@@ -55,7 +55,7 @@ def remedies(sources: list[Source]) -> list[str]:
     if cpu.provenance == "modelled:tdp" and "assumed" in cpu.detail:
         found.append(
             "The TDP is assumed from the number of cores. Give the CPU's own (its data sheet has "
-            "it): hardware.cpu_tdp_w=65"
+            "it), all sockets together: hardware.tdp_w.cpu=65"
         )
     return found
 

@@ -208,3 +208,10 @@ def greenlab_processes(folder: Path) -> Sequence[str]:
 def _no_foreign_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test writes to a tracking server that the developer has set."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_foreign_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test finds the memory modules of the machine that it runs on."""
+    refused = ROOT / "tests" / "refused"
+    monkeypatch.setenv("PATH", os.pathsep.join([str(refused), os.environ["PATH"]]))

@@ -84,11 +84,12 @@ TABLE_1 = {
 def test_the_papers_machines_are_those_of_its_table(name: str) -> None:
     machine = make_config(f"hardware={name}").hardware
     assert machine.strict  # and no other machine will do
+    assert machine.dimm_frequency_hz is not None
     found = (
         machine.cpu_name,
-        machine.cpu_tdp_w,
+        machine.tdp_w.cpu,
         machine.gpu_name,
-        machine.gpu_tdp_w,
+        machine.tdp_w.gpu,
         machine.num_dimms,
         machine.dimm_frequency_hz / 1e6,
     )

@@ -7,10 +7,11 @@ from pathlib import Path
 import psutil
 import pytest
 
+from greenlab.config import Hardware, TdpW
 from greenlab.meters import Meter, OpenSource
 from greenlab.meters.counter import OBSERVE_WITHIN_S, Counter
 from greenlab.meters.dimm_model import DimmModel
-from greenlab.meters.tdp_model import TdpModel, busy_cpu_s, open_tdp_model
+from greenlab.meters.tdp_model import busy_cpu_s, open_tdp_model
 from greenlab.meters.zeus_counters import CounterSpec, PowerIntegral
 from greenlab.record import Source
 
@@ -242,27 +243,22 @@ def test_busy_cpu_time_is_the_kernels() -> None:
     assert before_s - 0.011 <= busy_s <= after_s + 0.011  # a tick is 10 ms
 
 
-# 95 W over 12 CPUs: each busy CPU second is 95 / 12 J. Spinning for 0.2 s shows about 1.6 J.
+# 95 W over all CPUs: each busy CPU second is 95 / CPUs J. Spinning takes 0.2 of them.
 def test_the_tdp_model_gives_each_busy_cpu_second_its_share_of_the_tdp() -> None:
-    model = TdpModel(tdp_w=95, num_logical_cpus=12)
+    cpus = psutil.cpu_count() or 1
+    model = open_tdp_model(Hardware(tdp_w=TdpW(cpu=95), socket_share_fraction=1))
     busy_before_s, before_j = busy_cpu_s(), model()
     until_s = time.process_time() + 0.2
     while time.process_time() < until_s:
         pass
     after_j, busy_after_s = model(), busy_cpu_s()
 
-    assert after_j - before_j >= 0.19 * 95 / 12 - 0.1
-    assert after_j - before_j <= (busy_after_s - busy_before_s) * 95 / 12 + 0.1
+    assert after_j - before_j >= (0.19 - 0.01) * 95 / cpus  # a tick is 10 ms
+    assert after_j - before_j <= (busy_after_s - busy_before_s + 0.01) * 95 / cpus
 
 
 def test_the_tdp_model_of_this_machine_shares_among_all_its_cpus() -> None:
-    assert open_tdp_model(65).num_logical_cpus == psutil.cpu_count()
-
-
-def test_without_a_tdp_one_is_assumed_from_the_cores() -> None:
-    cores = psutil.cpu_count(logical=False) or psutil.cpu_count() or 1
-
-    assert open_tdp_model(None).tdp_w == 8.0 * cores
+    assert open_tdp_model(Hardware()).num_logical_cpus == psutil.cpu_count()
 
 
 # 100 W for 1 s, then 250 W for 2 s: a reading stands for the time before it, 100 + 500 J.

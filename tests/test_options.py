@@ -7,6 +7,7 @@ the loader that runs each of its cells, as greenlab/grid.py uses it.
 import copy
 import math
 from collections.abc import Callable, Iterator
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -289,8 +290,12 @@ def settings() -> dict[str, Any]:
         ("dataset.num_channels", 0),
         ("dataset.replicate_test", 0),
         ("dataset.num_classes", 1),
-        ("hardware.cpu_tdp_w", 0),
-        ("hardware.gpu_tdp_w", -70),
+        ("hardware.tdp_w.cpu", 0),
+        ("hardware.tdp_w.gpu", -70),
+        ("hardware.socket_share_fraction", 0),
+        ("hardware.socket_share_fraction", 1.01),
+        ("hardware.idle_floor_fraction", -0.1),
+        ("hardware.idle_floor_fraction", 1),
         ("hardware.num_dimms", 0),
         ("hardware.dimm_voltage_v", 0),
         ("hardware.dimm_frequency_hz", 0),
@@ -302,8 +307,8 @@ def test_a_value_out_of_range_is_refused_by_its_key(
     key: str, value: object, settings: dict[str, Any]
 ) -> None:
     changed = copy.deepcopy(settings)
-    group, _, name = key.rpartition(".")
-    (changed[group] if group else changed)[name] = value
+    *groups, name = key.split(".")
+    reduce(dict.__getitem__, groups, changed)[name] = value
 
     with pytest.raises(ConfigError, match=f"^{key} is "):
         config.from_dict(changed)

@@ -133,6 +133,7 @@ def test_a_missing_dram_zone_is_absent_and_not_zero(measure_on: Measure) -> None
     assert not [name for name in metrics(record) if "dram_j" in name]
     assert record.measurement is not None
     assert record.measurement.coverage == "cpu"
+    assert "set hardware.num_dimms" in record.measurement.sources[2].reason
     assert_net(record, "cpu", 40)
 
 

@@ -9,10 +9,9 @@ from typing import Self
 from greenlab.config import CpuSource, DramSource, GpuSource, Hardware
 from greenlab.energy import EnergyWindow
 from greenlab.errors import MeterUnavailableError
-from greenlab.meters import zeus_counters
+from greenlab.meters import dimm_model, zeus_counters
 from greenlab.meters.counter import Counter
-from greenlab.meters.dimm_model import DimmModel
-from greenlab.meters.tdp_model import open_tdp_model
+from greenlab.meters.tdp_model import open_tdp_model, see_cpu
 from greenlab.meters.zeus_counters import CounterSpec
 from greenlab.record import CounterHealth, Source
 
@@ -196,9 +195,16 @@ def _choose_cpu(wanted: CpuSource, hardware: Hardware) -> OpenSource:
                     "hardware.energy_sources.cpu=tdp_model models it instead"
                 ) from error
             reason = str(error)
-    model = open_tdp_model(hardware.cpu_tdp_w)
-    given = "hardware.cpu_tdp_w" if hardware.cpu_tdp_w else "assumed, set hardware.cpu_tdp_w"
-    return _modelled("cpu", "modelled:tdp", f"TDP {model.tdp_w:g} W ({given})", reason, model)
+    model = open_tdp_model(hardware)
+    source = Source(
+        component="cpu",
+        provenance="modelled:tdp",
+        detail=model.basis.detail,
+        reason=reason,
+        parts=["cpu"],
+        error_fraction=model.basis.error_fraction,
+    )
+    return _modelled(source, model)
 
 
 def _choose_dram(wanted: DramSource, hardware: Hardware) -> OpenSource:
@@ -215,21 +221,23 @@ def _choose_dram(wanted: DramSource, hardware: Hardware) -> OpenSource:
                     "dimm_model models it, none leaves it out"
                 ) from error
             reason = str(error)
-    if hardware.num_dimms is None:
+    # A hypervisor makes its modules up.
+    modules = [] if see_cpu().is_virtual else dimm_model.ask_dmidecode()
+    try:
+        described = dimm_model.describe_model(hardware, modules)
+    except MeterUnavailableError as error:
         if wanted is DramSource.auto:
-            return _absent("dram", f"{reason}; set hardware.num_dimms to model it")
-        raise MeterUnavailableError(
-            "hardware.energy_sources.dram=dimm_model needs hardware.num_dimms, the number of "
-            "memory modules (sudo dmidecode -t memory lists them)"
-        )
-    model = DimmModel(
-        num_dimms=hardware.num_dimms,
-        voltage_v=hardware.dimm_voltage_v,
-        frequency_hz=hardware.dimm_frequency_hz,
-        capacitance_f=hardware.dimm_capacitance_f,
+            return _absent("dram", f"{reason}; {error}")
+        raise MeterUnavailableError(f"hardware.energy_sources.dram=dimm_model: {error}") from error
+    source = Source(
+        component="dram",
+        provenance="modelled:dimm",
+        detail=described.detail,
+        reason=reason,
+        parts=["dram"],
+        error_fraction=dimm_model.ERROR_FRACTION,
     )
-    detail = f"{model.num_dimms} DIMMs, {model.power_w:.3g} W"
-    return _modelled("dram", "modelled:dimm", detail, reason, model)
+    return _modelled(source, described.model)
 
 
 def _absent(component: str, reason: str) -> OpenSource:
@@ -250,11 +258,7 @@ def _measured(
     return OpenSource(source=source, counters=counters)
 
 
-def _modelled(
-    component: str, provenance: str, detail: str, reason: str, read_j: Callable[[], float]
-) -> OpenSource:
-    spec = CounterSpec(part=component, detail=detail, read_j=read_j, range_j=None, ticks=False)
-    source = Source(
-        component=component, provenance=provenance, detail=detail, reason=reason, parts=[component]
-    )
+def _modelled(source: Source, read_j: Callable[[], float]) -> OpenSource:
+    [part] = source.parts
+    spec = CounterSpec(part=part, detail=source.detail, read_j=read_j, range_j=None, ticks=False)
     return OpenSource(source=source, counters=[spec])
