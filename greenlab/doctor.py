@@ -5,7 +5,10 @@ when one is only modelled, or there and not readable.
 """
 
 import argparse
+import json
+from dataclasses import asdict
 
+from rich.markup import escape
 from rich.table import Table
 
 from greenlab import tracking
@@ -13,7 +16,15 @@ from greenlab.config import Hardware, Mlflow
 from greenlab.environment import describe_environment
 from greenlab.errors import GreenlabError
 from greenlab.meters import choose_sources
-from greenlab.meters.zeus_counters import CHMOD_COMMAND, UDEV_RULE
+from greenlab.meters.rapl_access import (
+    CONTAINER_POWERCAP_ROOT,
+    HIDDEN,
+    NOT_READABLE,
+    container_remedy,
+    group_remedy,
+    is_container,
+    zeusd_remedy,
+)
 from greenlab.record import Environment, Source
 from greenlab.terminal import open_console
 
@@ -22,35 +33,52 @@ ONLY_MODELLED = 3
 
 def main() -> int:
     """Print the tables; see the module for the exit code."""
-    argparse.ArgumentParser(prog="python -m greenlab.doctor", description=__doc__).parse_args()
-    console = open_console()
+    parser = argparse.ArgumentParser(prog="python -m greenlab.doctor", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print the same for programs to read")
+    wants_json = parser.parse_args().json
     environment = describe_environment()
     # A cell on CUDA meters the one GPU it uses; here every visible one is looked at.
     sources = [opened.source for opened in choose_sources(Hardware(), uses_cuda=False)]
+    advice = remedies(sources, in_container=is_container())
+    code = exit_code(sources, environment)
+    if wants_json:
+        found = {
+            "components": [asdict(source) for source in sources],
+            "remedies": advice,
+            "environment": asdict(environment),
+            "exit_code": code,
+        }
+        print(json.dumps(found, indent=2))
+        return code
+    console = open_console()
     console.print(_components(sources))
-    for remedy in remedies(sources):
-        console.print(remedy, highlight=False, soft_wrap=True)
+    for remedy in advice:
+        console.print(f"\n{remedy}", markup=False, emoji=False, highlight=False, soft_wrap=True)
+    console.print()
     console.print(_machine(environment))
-    return exit_code(sources, environment)
+    return code
 
 
 def exit_code(sources: list[Source], environment: Environment) -> int:
     """3 where a component is only modelled, or there and not readable; else 0."""
     lacking = any(
         source.provenance.startswith("modelled")
-        or "not readable" in source.reason
+        or NOT_READABLE in source.reason
         or (source.component == "gpu" and source.provenance == "absent" and environment.gpus)
         for source in sources
     )
     return ONLY_MODELLED if lacking else 0
 
 
-def remedies(sources: list[Source]) -> list[str]:
+def remedies(sources: list[Source], *, in_container: bool = False) -> list[str]:
     """What the user can do for each component that is not measured."""
     found = []
-    if any("not readable" in source.reason for source in sources):
-        found.append(f"To read RAPL until the next boot:\n  {CHMOD_COMMAND}")
-        found.append(f"For good, for a group (log in again afterwards):\n  {UDEV_RULE}")
+    reasons = " ".join(source.reason for source in sources)
+    if NOT_READABLE in reasons or HIDDEN in reasons:
+        in_container |= HIDDEN in reasons or str(CONTAINER_POWERCAP_ROOT) in reasons
+        found.append(group_remedy(in_container=in_container))
+        found += [container_remedy()] if in_container else []
+        found.append(zeusd_remedy())
     cpu = next(source for source in sources if source.component == "cpu")
     if cpu.provenance == "modelled:tdp" and "assumed" in cpu.detail:
         found.append(
@@ -69,7 +97,8 @@ def _components(sources: list[Source]) -> Table:
             source.provenance.partition(":")[0], "dim"
         )
         provenance = f"[{colour}]{source.provenance}[/]"
-        table.add_row(source.component, provenance, source.detail or "–", source.reason or "–")
+        detail, reason = (escape(text) or "–" for text in (source.detail, source.reason))
+        table.add_row(source.component, provenance, detail, reason)
     return table
 
 

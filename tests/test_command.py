@@ -1,5 +1,6 @@
 """The command line from outside: `python -m greenlab …` as a subprocess, then MLflow read back."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, CommandLine
 
-from greenlab.simulated.machine import workstation
+from greenlab.simulated.machine import SimulatedMachine, Zone, workstation
 from greenlab.sweep import CLAIM_FILE
 
 QUICK = (
@@ -264,6 +265,20 @@ def test_doctor_says_what_is_modelled_and_why(greenlab: CommandLine, tmp_path: P
     assert result.returncode == 3
     for part in ("modelled:tdp", "no RAPL", "TDP", "mlflow.db"):
         assert part in result.stdout
+
+
+def test_doctor_tells_programs_the_same(greenlab: CommandLine) -> None:
+    zone = Zone("package-0", idle_w=20, active_w=60, readable=False)
+    with SimulatedMachine(zones=[zone]) as machine:
+        greenlab.put_on(machine)
+        result = greenlab("--json", module="greenlab.doctor")
+    found = json.loads(result.stdout)
+    assert result.returncode == found["exit_code"] == 3
+    [_, cpu, dram] = found["components"]
+    assert (cpu["component"], cpu["provenance"]) == ("cpu", "modelled:tdp")
+    assert (dram["component"], dram["provenance"]) == ("dram", "absent")
+    assert any("udevadm" in remedy for remedy in found["remedies"])
+    assert found["environment"]["cpu_name"]
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ simulated machine. Faults that leave a truth must not move it; the others must b
 from collections.abc import Callable
 from pathlib import Path
 
+import fake_zeusd
 import numpy as np
 import pytest
 
@@ -153,7 +154,41 @@ def test_unreadable_packages_are_modelled_and_say_so(measure_on: Measure) -> Non
     assert provenance(record)["cpu"] == "modelled:tdp"
     assert "modelled_cpu" in codes(record)
     [doubt] = [doubt for doubt in record.doubts if doubt.code == "modelled_cpu"]
-    assert "sudo chmod a+r" in doubt.message
+    assert "python -m greenlab.doctor prints the commands" in doubt.message
+
+
+def test_zeusd_reads_what_this_user_may_not_and_costs_no_gpu(
+    measure_on: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The package wraps before the passes begin (9 J at 20 W idle), psys is there to be left out,
+    # and the daemon serves no GPU: one that Zeus's own list of GPUs would then be without.
+    dram = Zone("dram", idle_w=3, active_w=5, readable=False)
+    zone = package(
+        readable=False,
+        children=(dram,),
+        start_uj=262_143_328_850 - 9_000_000,
+    )
+    psys = Zone("psys", idle_w=50, active_w=90, readable=False)
+    gpu = Gpu(idle_w=70, active_w=300)
+    with SimulatedMachine(zones=[zone, psys], gpus=[gpu]) as machine:
+        tree = fake_zeusd.Tree(machine.powercap_root)
+        with fake_zeusd.serve(tree.numbers(), tree.read_uj) as socket_path:
+            environment = machine.environment() | {"ZEUSD_SOCK_PATH": socket_path}
+            monkeypatch.setattr(machine, "environment", lambda: environment)
+            record = measure_on(machine)
+    assert_net(record, "cpu", 40)
+    assert_net(record, "dram", 2)
+    assert_net(record, "gpu", 230)
+    assert provenance(record) == {
+        "gpu": "measured:nvml",
+        "cpu": "measured:rapl",
+        "dram": "measured:rapl",
+    }
+    assert record.measurement is not None
+    for source in record.measurement.sources[1:]:
+        assert "through zeusd" in source.detail
+        assert len(source.parts) == 1
+    assert not codes(record) & {"counter_reset", "wrap_missed"}
 
 
 def test_rapl_asked_for_and_unreadable_is_refused(measure_on: Measure) -> None:

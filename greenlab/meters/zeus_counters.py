@@ -8,31 +8,25 @@ helper process per zone to watch for wraps; greenlab's counters add the wraps up
 import logging
 import os
 import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from greenlab.errors import MeterReadError, MeterUnavailableError
+from greenlab.meters.rapl_access import (
+    CONTAINER_POWERCAP_ROOT,
+    NOT_READABLE,
+    POWERCAP_ROOT,
+    who_may_read,
+    why_no_rapl,
+)
 
 POWERCAP_VARIABLE = "GREENLAB_POWERCAP_ROOT"
-POWERCAP_ROOTS = (
-    Path("/sys/class/powercap/intel-rapl"),  # AMD's zones appear under the same name
-    Path(
-        "/zeus_sys/class/powercap/intel-rapl"
-    ),  # where Zeus's documentation mounts it in containers
-)
-UDEV_RULE = (
-    'sudo sh -c \'groupadd -f energy && usermod -aG energy "$SUDO_USER" && '
-    'echo "SUBSYSTEM==\\"powercap\\", ACTION==\\"add\\", RUN+=\\"/bin/chgrp -R energy '
-    '/sys%p\\", RUN+=\\"/bin/chmod -R g+r /sys%p\\"" > /etc/udev/rules.d/70-powercap.rules && '
-    "udevadm control --reload && udevadm trigger --subsystem-match=powercap --action=add'"
-)
-"""Lets a group read RAPL for good; it holds after the next login."""
-CHMOD_COMMAND = "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj"
-"""Lets everybody read RAPL until the next boot."""
+POWERCAP_ROOTS = (POWERCAP_ROOT, CONTAINER_POWERCAP_ROOT)
 
 RAPL_QUANTUM_J = 2.0**-14
 """61 µJ, the usual energy unit (Intel, Software Developer's Manual, vol. 3B, sec. 16.10.1)."""
@@ -79,34 +73,46 @@ def powercap_root() -> Path:
     for root in candidates:
         if root.is_dir() and (root.name == "intel-rapl" or any(root.glob("intel-rapl:*"))):
             return root
-    raise MeterUnavailableError(
-        f"no RAPL: {candidates[0]} does not exist (most virtual machines and containers hide it; "
-        "on bare metal: sudo modprobe intel_rapl_msr)"
-    )
+    raise _no_rapl()
+
+
+def _no_rapl() -> MeterUnavailableError:
+    if named := os.environ.get(POWERCAP_VARIABLE):
+        return MeterUnavailableError(
+            f"no RAPL: {POWERCAP_VARIABLE}={named} holds no package zone; unset it, or name the "
+            "folder that holds intel-rapl"
+        )
+    return MeterUnavailableError(f"no RAPL: {why_no_rapl()}")
 
 
 def rapl_counters(component: str) -> list[CounterSpec]:
     """The zones that make up `cpu` (packages) or `dram`, one per socket, psys left out.
 
+    They are read from their files, and through zeusd where this user may not and it is named.
+
     Raises:
         MeterUnavailableError: there is no such zone, or one of them cannot be read.
     """
-    zones = _package_zones(powercap_root())
+    packages = zones = _package_zones(powercap_root())
+    if not packages:
+        raise _no_rapl()
     if component == "dram":
         zones = [
             zone
-            for package in zones
+            for package in packages
             for zone in sorted(package.glob("intel-rapl:*"))
             if _zone_name(zone) == "dram"
         ]
     if not zones:
-        raise MeterUnavailableError(
-            f"no RAPL zone for {component}: this CPU does not meter it"
-            if component == "dram"
-            else f"no RAPL package zone under {powercap_root()}"
-        )
-    files = _without_mirrors([_open_zone(component, zone) for zone in zones])
-    return [_zone_counter(f"{component}{number}", file) for number, file in enumerate(files)]
+        raise MeterUnavailableError(f"no RAPL zone for {component}: this CPU does not meter it")
+    try:
+        counters = [_file_counter(zone) for zone in zones]
+    except _UnreadableError as error:
+        counters = _ask_zeusd(component, zones, instead_of=error)
+    return [
+        replace(counter, part=f"{component}{number}")
+        for number, counter in enumerate(_without_mirrors(counters))
+    ]
 
 
 def _package_zones(root: Path) -> list[Path]:
@@ -123,7 +129,11 @@ def _zone_name(zone: Path) -> str:
     return name.read_text().strip() if name.exists() else ""
 
 
-def _open_zone(component: str, zone: Path) -> Any:
+class _UnreadableError(MeterUnavailableError):
+    """A zone is there, and this user may not read it."""
+
+
+def _file_counter(zone: Path) -> CounterSpec:
     # Zeus pulls in half a second of imports, wanted only where there is a zone to read.
     from zeus.device.cpu.common import ZeusCPUNoPermissionError
     from zeus.device.cpu.rapl import RAPLFile, ZeusRAPLFileInitError
@@ -131,32 +141,48 @@ def _open_zone(component: str, zone: Path) -> Any:
     try:
         file = RAPLFile(str(zone))
     except ZeusCPUNoPermissionError as error:
-        raise MeterUnavailableError(
-            f"{zone}/energy_uj is not readable for this user. Give your group the right to read "
-            f"it (python -m greenlab.doctor prints the udev rule), until the next boot: "
-            f"{CHMOD_COMMAND}; or model it instead: hardware.energy_sources.{component}="
-            + ("tdp_model" if component == "cpu" else "dimm_model")
-        ) from error
+        energy_uj = zone / "energy_uj"
+        raise _UnreadableError(f"{energy_uj} {NOT_READABLE} ({who_may_read(energy_uj)})") from error
     except (ZeusRAPLFileInitError, ValueError, OSError) as error:
         raise MeterUnavailableError(f"{zone} cannot be used as a RAPL zone: {error}") from error
     assert hasattr(file, "_wraparound_tracker"), "Zeus's RAPLFile has changed"
     file._wraparound_tracker = _NoWrapTracker()
-    return file
+
+    def read_j() -> float:
+        try:
+            return float(file.read()) / 1000  # Zeus gives mJ
+        except (OSError, ValueError) as error:
+            raise _lost(f"{file.name} ({zone})", error) from error
+
+    return CounterSpec(
+        part="",
+        detail=f"{file.name} ({zone})",
+        read_j=read_j,
+        range_j=file.max_energy_range_uj / 1e6,
+        quantum_j=RAPL_QUANTUM_J,
+    )
 
 
-def _without_mirrors(files: list[Any]) -> list[Any]:
+def _lost(zone: str, error: Exception) -> MeterReadError:
+    return MeterReadError(
+        f"RAPL zone {zone} could be read at the start and cannot any more: {error}. The cell has "
+        "no energy to report; run it again"
+    )
+
+
+def _without_mirrors(counters: list[CounterSpec]) -> list[CounterSpec]:
     """Keep one of each set of zones that show the same counter.
 
     Early multi-die AMD parts give every die of a socket the socket's own counter. Distinct
     counters differ by what they counted since boot, so the same value twice in a row is a mirror.
     """
-    if len(files) < 2:
-        return files
-    first_j = [_read_zone_j(file) for file in files]
+    if len(counters) < 2:
+        return counters
+    first_j = [counter.read_j() for counter in counters]
     time.sleep(MIRROR_WAIT_S)
-    second_j = [_read_zone_j(file) for file in files]
+    second_j = [counter.read_j() for counter in counters]
     kept: list[int] = []
-    for index, file in enumerate(files):
+    for index, counter in enumerate(counters):
         twin = next(
             (
                 other
@@ -171,29 +197,115 @@ def _without_mirrors(files: list[Any]) -> list[Any]:
             kept.append(index)
         else:
             logging.getLogger(__name__).warning(
-                "%s mirrors %s: counted once", file.name, files[twin].name
+                "%s mirrors %s: counted once", counter.detail, counters[twin].detail
             )
-    return [files[index] for index in kept]
+    return [counters[index] for index in kept]
 
 
-def _read_zone_j(file: Any) -> float:
+# --------------------------------------------------------------------------------------- zeusd
+
+
+def _ask_zeusd(
+    component: str, zones: Sequence[Path], *, instead_of: _UnreadableError
+) -> list[CounterSpec]:
+    """Read zones through Zeus's daemon, if the environment names one that serves them."""
+    from zeus.utils.zeusd import ZeusdConfig
+
+    config = ZeusdConfig.from_env()
+    if config is None:
+        raise MeterUnavailableError(
+            f"{instead_of}: let a group read it, or Zeus's daemon read it for you "
+            "(python -m greenlab.doctor prints the commands)"
+        ) from instead_of
     try:
-        return float(file.read()) / 1000  # Zeus gives mJ
-    except (OSError, ValueError) as error:
-        raise MeterReadError(
-            f"RAPL zone {file.name} ({file.path}) could be read at the start and cannot any more: "
-            f"{error}. The cell has no energy to report; run it again"
+        return _zeusd_counters(component, zones, config)
+    except (MeterUnavailableError, MeterReadError) as error:
+        raise MeterUnavailableError(
+            f"{instead_of}, and not through zeusd either: {error}; let a group read it "
+            "(python -m greenlab.doctor prints the commands)"
         ) from error
 
 
-def _zone_counter(part: str, file: Any) -> CounterSpec:
+def _zeusd_counters(component: str, zones: Sequence[Path], config: Any) -> list[CounterSpec]:
+    from zeus.device.cpu.rapl import ZeusdRAPLCPU
+    from zeus.utils.zeusd import ZeusdClient
+
+    if config.host_port is not None and not _is_this_machine(config.host_port):
+        raise MeterUnavailableError(
+            f"ZEUSD_HOST_PORT={config.host_port} is not an address of this machine, and another "
+            "one's joules are none of this cell's"
+        )
+    # At each reading httpx would log the request.
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    counters = []
+    with _zeusd_errors(config.endpoint):
+        client = ZeusdClient(config)
+        for zone in zones:
+            number = int(zone.name.split(":")[1])  # of the package: intel-rapl:0, intel-rapl:0:2
+            counters.append(_zeusd_counter(component, zone, ZeusdRAPLCPU(number, client), config))
+    for counter in counters:
+        counter.read_j()
+    return counters
+
+
+def _zeusd_counter(component: str, zone: Path, cpu: Any, config: Any) -> CounterSpec:
+    """One zone as the daemon gives it, brought back to what its file would show.
+
+    zeusd adds `max_energy_range_uj` to the file's value for each wrap that it saw itself. Its
+    sum starts afresh when it is restarted, takes a reset for a wrap, and in releases that look
+    for wraps once a second falls back by a whole range in between. Modulo the range, all of them
+    give the file's value, and the wraps are added up where those of every zone are.
+    """
+    range_uj = int((zone / "max_energy_range_uj").read_text())
+    name = f"{_zone_name(zone)} ({zone}) through zeusd at {config.endpoint}"
+    if component == "dram" and not cpu.supports_get_dram_energy_consumption():
+        raise MeterUnavailableError(f"zeusd at {config.endpoint} serves no DRAM for {zone.name}")
+
+    def read_j() -> float:
+        try:
+            with _zeusd_errors(config.endpoint):
+                energy = cpu.get_total_energy_consumption()
+        except MeterUnavailableError as error:
+            raise _lost(name, error) from error
+        energy_mj = energy.cpu_mj if component == "cpu" else energy.dram_mj
+        return float(round(energy_mj * 1000) % range_uj) / 1e6
+
     return CounterSpec(
-        part=part,
-        detail=f"{file.name} ({file.path})",
-        read_j=lambda: _read_zone_j(file),
-        range_j=file.max_energy_range_uj / 1e6,
+        part="",
+        detail=name,
+        read_j=read_j,
+        range_j=range_uj / 1e6,
         quantum_j=RAPL_QUANTUM_J,
     )
+
+
+@contextmanager
+def _zeusd_errors(endpoint: str) -> Iterator[None]:
+    """Turn what goes wrong between here and the daemon into one error of ours that names it."""
+    import httpx  # what Zeus speaks to its daemon with; it lets most of its errors through
+    from zeus.exception import ZeusBaseError
+
+    try:
+        yield
+    except (ZeusBaseError, httpx.HTTPError, OSError, ValueError, KeyError) as error:
+        raise MeterUnavailableError(f"zeusd at {endpoint}: {error}") from error
+
+
+def _is_this_machine(host_port: str) -> bool:
+    """Whether an address is one of this machine's own: a program can be bound to no other."""
+    host = host_port.rpartition(":")[0].strip("[]")
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    for family, kind, protocol, _, address in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.bind((address[0], 0))
+        except OSError:
+            continue
+        return True
+    return False
 
 
 # ---------------------------------------------------------------------------------------- NVML
