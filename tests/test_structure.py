@@ -27,7 +27,7 @@ ROWS = [
     {"experiment"},
     {"cell_process"},
     {"run"},
-    {"sweep", "sync"},
+    {"sweep", "sync", "selftest"},
     {"__main__", "doctor", "ui", "model_cards"},
 ]
 LEAVES = {"options", "terminal"}

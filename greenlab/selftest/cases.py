@@ -1,4 +1,4 @@
-"""The cases of the self-test: a simulated machine, the work done on it, and what must come of it."""
+"""The cases of the self-test: a simulated machine, the work done on it, what must come of it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
