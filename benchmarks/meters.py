@@ -10,7 +10,7 @@ the system does not allow one, this prints `skipped`, says why and exits with 0.
 
 Ranges of counters are shrunk in the cases with wraps, to have them within seconds. A real range is
 some 65 to 262 kJ: the error of a wrap that a meter loses is that range, and not the one shown here.
-docs/results/meters_side_by_side.csv holds a run with the versions that it names.
+docs/results/meters_side_by_side.csv holds a run, with the version of each meter in every line.
 """
 
 import argparse
@@ -41,7 +41,7 @@ COUNTERS = {"cpu": "package-0", "dram": "package-0/dram"}
 
 IDLE_W, ACTIVE_W = 20.0, 60.0
 REAL_RANGE_J = 262_143.3
-"""Of most Intel packages: 2^32 units of 1/2^14 J, less one unit."""
+"""Of most Intel packages, as the kernel tells it: 2^32 − 1 units of 61.035 μJ."""
 SETUP_J = 400.0
 """More than the package draws while the meters are set up: 20 W for up to 20 s."""
 STARTING_J = 40.0
@@ -83,6 +83,8 @@ CASES = {
         range_j=2000,
         wrap_after_s=3,
     ),
+    # About when the process by which Zeus watches for wraps has started: it may see this one, or
+    # miss it, from trial to trial.
     "early_wrap": Case(
         description="6 s, wrap at 0.5 s",
         active_s=6,
@@ -256,7 +258,8 @@ class MeterProcess:
                 answer: dict[str, Any] = json.loads(line)
                 return answer
         lines = self._error_path.read_text().strip().splitlines()
-        raise MeterFailedError(lines[-1] if lines else "it ended without a word")
+        reason = lines[-1] if lines else "it ended without a word"
+        raise MeterFailedError(f"{self.name} failed: {reason}; name the others with --meter")
 
     def end(self) -> None:
         """Let it finish what it does at its exit."""
@@ -457,20 +460,26 @@ def main() -> int:
     wanted = [meter for meter in PACKAGES if meter in (options.meter or PACKAGES)]
     meters = [meter for meter in wanted if is_installed(meter)]
     progress = open_console(stderr=True)
+    for meter in wanted:
+        if meter not in meters:
+            progress.print(f"{meter}: not installed (make bench-meters installs it)")
+    if not meters:
+        return 0
     results = []
     for name in options.case or CASES:
         for trial in range(1, (options.trials or CASES[name].num_trials) + 1):
             progress.print(f"{CASES[name].description}, trial {trial}", highlight=False)
-            results += run_trial(name, trial, meters)
+            try:
+                results += run_trial(name, trial, meters)
+            except MeterFailedError as error:
+                progress.print(str(error), highlight=False)
+                return 1
     if options.csv:
         write_csv(options.csv, results)
     if options.json:
         print(json.dumps([to_row(result) for result in results], indent=1))
         return 0
     console.print(build_table(results))
-    for meter in wanted:
-        if meter not in meters:
-            console.print(f"{meter}: not installed (make bench-meters installs it)")
     return 0
 
 

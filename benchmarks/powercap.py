@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent
 CLASSES = Path("/sys/class")
 POWERCAP = CLASSES / "powercap"
 REAL_ZONES = Path("/sys/devices/virtual/powercap")
@@ -21,7 +22,7 @@ def refusal() -> str:
     """Why this system does not let a process have such a folder; empty where it does."""
     trial = [*UNSHARE, sys.executable, "-c", "from benchmarks import powercap; powercap.cover()"]
     try:
-        done = subprocess.run(trial, capture_output=True, text=True, check=False)
+        done = subprocess.run(trial, cwd=ROOT, capture_output=True, text=True, check=False)
     except FileNotFoundError:
         return "there is no unshare command (util-linux)"
     if done.returncode == 0:

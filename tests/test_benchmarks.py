@@ -148,6 +148,15 @@ def run_benchmark(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def test_a_system_without_namespaces_is_told_and_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+
+    done = run_benchmark("benchmarks.meters")
+
+    assert done.returncode == 0
+    assert done.stdout.strip() == "skipped: there is no unshare command (util-linux)"
+
+
 def side_by_side(*arguments: str) -> dict[str, dict[str, object]]:
     """The results of one trial by meter, CPU only."""
     if reason := powercap.refusal():
