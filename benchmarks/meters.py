@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,7 @@ class MeterProcess:
         raise MeterFailedError(f"{self.name} failed: {reason}; name the others with --meter")
 
     def end(self) -> None:
-        """Let it finish what it does at its exit."""
+        """Close its input and let it finish what it does at its exit."""
         self._process.communicate()
 
 
@@ -292,10 +293,13 @@ def run_trial(name: str, number: int, meters: Sequence[str]) -> list[Result]:
     with (
         tempfile.TemporaryDirectory(prefix="greenlab-meters-") as folder,
         build_machine(case) as machine,
+        ExitStack() as running,
     ):
         powercap.show(machine.powercap_root)
         environment = meters_environment(machine)
         processes = [MeterProcess(meter, environment, Path(folder)) for meter in meters]
+        for process in processes:
+            running.callback(process.end)
         for process in processes:
             process.hear()
         if case.wrap_after_s is not None:
@@ -327,13 +331,10 @@ def watch(machine: SimulatedMachine, case: Case, processes: Sequence[MeterProces
     machine.work(case.active_s)
     for process in processes:
         process.tell("stop")
-    windows = [
+    return [
         Window(meter=process.name, **start, **process.hear())
         for process, start in zip(processes, starts, strict=True)
     ]
-    for process in processes:
-        process.end()
-    return windows
 
 
 def compare(trial: Trial, window: Window, component: str) -> Result:

@@ -131,7 +131,8 @@ def main() -> None:
     """Obey `start` and `stop` for the meter named on the command line."""
     watch = WATCHES[sys.argv[1]]()
     _answer(ready=True)
-    sys.stdin.readline()
+    if not sys.stdin.readline():  # the benchmark has ended: another meter failed
+        return
     watch.start()
     unix_from = time.time()
     _answer(unix_from=unix_from)
