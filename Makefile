@@ -8,10 +8,10 @@ READY := .venv/.ready
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu check ui doctor wheel clean
+.PHONY: help setup demo test test-slow test-gpu check ui doctor bench-meters wheel clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .uv/bin/uv:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(v < (3, 11) and "greenlab needs Python 3.11 to 3.13, $(PYTHON) is %d.%d: make setup PYTHON=python3.12" % v)'
@@ -47,6 +47,10 @@ ui: setup  ## browse the results of ./mlflow.db
 
 doctor: setup  ## what can be measured on this machine
 	@$(BIN)/python -m greenlab.doctor || test $$? -eq 3
+
+bench-meters: setup  ## greenlab beside Zeus, CodeCarbon and pyJoules over known joules, 5 minutes
+	$(UV) sync --frozen --quiet --python-preference system --group bench
+	$(BIN)/python -m benchmarks.meters
 
 wheel: setup  ## a wheel, in dist/
 	$(UV) build --wheel --quiet
