@@ -116,9 +116,9 @@ def _number(value: float | None, form: str) -> str:
 def _summary(results: Sequence[Result], took_s: float) -> Iterator[str]:
     holding = sum(one.holds for one in results)
     yield (
-        f"{holding} of {len(results)} cases hold, in {took_s:.0f} s. Passes of {LONG_S:g} s and more "
-        f"must be right to {MAX_ERROR_PERCENT:g} %, shorter ones within their 95 % interval, each "
-        "component by itself."
+        f"{holding} of {len(results)} cases hold, in {took_s:.0f} s. Passes of {LONG_S:g} s and "
+        f"more must be right to {MAX_ERROR_PERCENT:g} %, shorter ones within their 95 % interval, "
+        "each component by itself."
     )
     if any(one.num_tries > 1 for one in results):
         yield (

@@ -26,12 +26,6 @@ counters: a case that does not hold is measured again, alone. One that is wrong 
 """
 LATEST_S = 60.0
 """A case that takes so much longer than its windows has hung."""
-PRELOAD = (
-    "greenlab.experiment",
-    "greenlab.simulated.beacon",
-    "greenlab.data.synthetic",
-    "zeus.device",
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,7 +59,10 @@ class Result:
 
 def measure_cases(cases: Sequence[Case]) -> Iterator[Result]:
     """Measure every case and yield each result as soon as it is known."""
-    multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOAD))
+    os.environ["OMP_NUM_THREADS"] = "1"  # torch's threads in many processes wait for each other
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        cell_process.preload_for([case.config() for case in cases])
+    )
     with tempfile.TemporaryDirectory(prefix="greenlab-selftest-") as name, _Cells() as cells:
         attempt = _Attempt(cells=cells, folder=Path(name))
         waiting = {cells.pool.submit(attempt.measure, case): case for case in cases}
