@@ -126,6 +126,9 @@ class Hardware:
     """Thermal design power of all CPU sockets together, for `tdp_model`; null: assumed per core."""
     gpu_tdp_w: float | None = None
     """Thermal design power of one GPU, drawn as a line in figures; null: NVML's power limit."""
+    power_limit_w: float | None = None
+    """Limit of each GPU that is metered while the cell is measured, put back afterwards; null: as
+    it is found. Setting it takes root."""
     num_dimms: int | None = None
     """Memory modules in the machine, for `dimm_model`; null: not known."""
     dimm_voltage_v: float = 1.2
@@ -135,7 +138,7 @@ class Hardware:
     """C of P = ½·C·V²·f. The paper does not state its own; 1.3 nF is 3 W at 1.2 V and 3.2 GHz."""
 
     def __post_init__(self) -> None:
-        for key in ("cpu_tdp_w", "gpu_tdp_w", "num_dimms"):
+        for key in ("cpu_tdp_w", "gpu_tdp_w", "power_limit_w", "num_dimms"):
             _above_zero(f"hardware.{key}", getattr(self, key))
         for key in ("dimm_voltage_v", "dimm_frequency_hz", "dimm_capacitance_f"):
             _above_zero(f"hardware.{key}", getattr(self, key))
