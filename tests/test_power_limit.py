@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
@@ -145,6 +145,16 @@ def test_a_limit_that_something_else_changes_fails_the_cell() -> None:
         assert machine.power_limit_w("gpu-0") == FOUND_W
 
 
+@pytest.mark.slow
+def test_two_that_limit_one_gpu_at_a_time_are_refused() -> None:
+    with board() as machine, limiting(machine, "150") as first:
+        assert said(first) == "limited"
+        with limiting(machine, "250") as second:
+            refusal = said(second)
+        assert machine.power_limit_w("gpu-0") == 150
+    assert "hardware.power_limit_w is 250: another greenlab limits the power of GPU 0" in refusal
+
+
 def test_a_limit_that_cannot_be_set_is_refused_with_the_way_out() -> None:
     with board(may_set_power_limit=False) as machine, limiting(machine, "50,400.5,150") as process:
         low, high, forbidden = end(process).splitlines()
@@ -230,35 +240,30 @@ def test_a_grid_with_a_limit_that_cannot_be_set_is_refused_before_its_first_cell
     assert not greenlab.records()
 
 
-def _launcher(main: int, cell: psutil.Process) -> psutil.Process:
-    return psutil.Process(main)
-
-
-def _measurer(main: int, cell: psutil.Process) -> psutil.Process:
-    return cell
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("victim", "number"),
     [
-        (_launcher, signal.SIGINT),
-        (_launcher, signal.SIGTERM),
-        (_launcher, signal.SIGKILL),
-        (_measurer, signal.SIGKILL),
+        ("launcher", signal.SIGINT),
+        ("launcher", signal.SIGTERM),
+        ("launcher", signal.SIGKILL),
+        ("measurer", signal.SIGKILL),
     ],
 )
 def test_whatever_is_killed_leaves_no_limit(
-    greenlab: CommandLine,
-    victim: Callable[[int, psutil.Process], psutil.Process],
-    number: signal.Signals,
+    greenlab: CommandLine, victim: str, number: signal.Signals
 ) -> None:
     with board() as machine:
         greenlab.put_on(machine)
-        cells = ("phase.min_active_s=60", "hardware.power_limit_w=150")
+        cells = ("phase.min_active_s=100", "hardware.power_limit_w=150")
         with greenlab.start("-m", *CELLS, *cells) as main:
-            cell = measuring_process(greenlab, main.pid, cell=0)
+            measuring_process(greenlab, main.pid, cell=0)
+            launcher = psutil.Process(main.pid)
+            descendants = launcher.children(recursive=True)
+            [guardian] = [one for one in descendants if "power_guardian" in " ".join(one.cmdline())]
+            measurer = guardian.parent()
+            assert measurer is not None
             assert machine.power_limit_w("gpu-0") == 150
-            victim(main.pid, cell).send_signal(number)
-            wait_for_limit(machine, FOUND_W)
+            {"launcher": launcher, "measurer": measurer}[victim].send_signal(number)
+            wait_for_limit(machine, FOUND_W)  # long before the cell would have ended
             main.communicate()

@@ -10,6 +10,7 @@ Standard library and pynvml alone, all of it imported before the first limit is 
 """
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -30,23 +31,25 @@ class GpuHeldError(Exception):
 
 
 @contextlib.contextmanager
-def hold(index: int, within_s: float = HOLD_WITHIN_S) -> Iterator[Any]:
+def hold(index: int) -> Iterator[Any]:
     """Keep other greenlabs from a GPU's power limit meanwhile; gives the GPU's NVML handle.
 
     Without it a cell that starts before the limit of a killed one is back would take that limit
     for the one it found. Linux frees the name that is bound here as soon as its holder is gone.
 
     Raises:
-        GpuHeldError: it is in other hands for longer than `within_s`.
+        GpuHeldError: it is in other hands for longer than `HOLD_WITHIN_S`.
     """
     handle = pynvml.nvmlDeviceGetHandleByIndex(index)
-    give_up_s = time.monotonic() + within_s
+    give_up_s = time.monotonic() + HOLD_WITHIN_S
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as name:
         while True:
             try:
                 name.bind(f"\0greenlab power limit {pynvml.nvmlDeviceGetUUID(handle)}")
                 break
             except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
                 if time.monotonic() > give_up_s:
                     raise GpuHeldError(
                         f"another greenlab limits the power of GPU {index}; run one at a time on a "
