@@ -72,6 +72,8 @@ def guard(pid: int, indices: Sequence[int]) -> bool:
         found_mw = {
             index: int(pynvml.nvmlDeviceGetPowerManagementLimit(gpu)) for index, gpu in gpus.items()
         }
+        for index in indices:  # a right that its parent has and it has not would strand the limit
+            pynvml.nvmlDeviceSetPowerManagementLimit(gpus[index], found_mw[index])
         print("found", *found_mw.values(), flush=True)
         _wait_for_the_end(pid)
         is_back = [_put_back(index, gpus[index], found_mw[index]) for index in indices]
@@ -114,7 +116,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # what ends the others is what it waits for
     try:
         is_back = guard(int(sys.argv[1]), [int(index) for index in sys.argv[2:]])
-    except GpuHeldError as error:
+    except (GpuHeldError, pynvml.NVMLError) as error:
         print(error, flush=True)
         is_back = False
     sys.exit(0 if is_back else 1)
