@@ -256,7 +256,7 @@ def test_whatever_is_killed_leaves_no_limit(
     with board() as machine:
         greenlab.put_on(machine)
         cells = ("phase.min_active_s=100", "hardware.power_limit_w=150")
-        with greenlab.start("-m", *CELLS, *cells) as main:
+        with _ended(greenlab.start("-m", *CELLS, *cells)) as main:
             measuring_process(greenlab, main.pid, cell=0)
             launcher = psutil.Process(main.pid)
             descendants = launcher.children(recursive=True)
@@ -267,3 +267,13 @@ def test_whatever_is_killed_leaves_no_limit(
             {"launcher": launcher, "measurer": measurer}[victim].send_signal(number)
             wait_for_limit(machine, FOUND_W)  # long before the cell would have ended
             main.communicate()
+
+
+@contextmanager
+def _ended(main: "subprocess.Popen[str]") -> "Iterator[subprocess.Popen[str]]":
+    """Kill it in any case: a sweep that is left running holds the limit of the GPU."""
+    with main:
+        try:
+            yield main
+        finally:
+            main.kill()
