@@ -104,6 +104,7 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
     from greenlab import data
     from greenlab.experiment import preflight
     from greenlab.meters import choose_sources
+    from greenlab.meters.power_limit import check_power_limit
     from greenlab.network import build_model, check_output, check_training, contained
 
     images: dict[str, Any] = {}
@@ -111,7 +112,8 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
 
     def check_hardware(config: Config) -> None:
         place = preflight(config)
-        choose_sources(config.hardware, uses_cuda=place.device.type == "cuda")
+        chosen = choose_sources(config.hardware, uses_cuda=place.device.type == "cuda")
+        check_power_limit(config.hardware, [opened.source for opened in chosen])
 
     def check_data(config: Config) -> None:
         loaded = data.load(config.dataset, config.seed)

@@ -152,6 +152,9 @@ class Hardware:
     the socket on a virtual machine, else 1."""
     idle_floor_fraction: float = 0.0
     """Part of the TDP that `tdp_model` says is drawn at rest; 0: none, as in the paper."""
+    power_limit_w: float | None = None
+    """Limit of each GPU that is metered while the cell is measured, put back afterwards; null: as
+    it is found. Setting it takes root."""
     num_dimms: int | None = None
     """Memory modules in the machine, for `dimm_model`; null: as dmidecode finds, where it may."""
     dimm_generation: DimmGeneration | None = None
@@ -164,7 +167,13 @@ class Hardware:
     """C of P = ½·C·V²·f, which the paper does not state; null: the generation's."""
 
     def __post_init__(self) -> None:
-        for key in ("num_dimms", "dimm_voltage_v", "dimm_frequency_hz", "dimm_capacitance_f"):
+        for key in (
+            "power_limit_w",
+            "num_dimms",
+            "dimm_voltage_v",
+            "dimm_frequency_hz",
+            "dimm_capacitance_f",
+        ):
             _above_zero(f"hardware.{key}", getattr(self, key))
         share, floor = self.socket_share_fraction, self.idle_floor_fraction
         if isinstance(share, int | float):

@@ -25,6 +25,10 @@ class MeterReadError(GreenlabError):
     """A counter that was readable at the start failed while it was being metered."""
 
 
+class PowerLimitError(GreenlabError):
+    """A power limit that was asked for cannot be set here, or did not hold."""
+
+
 class DataUnavailableError(GreenlabError):
     """A data set is not on this machine and cannot be fetched, or is too small."""
 

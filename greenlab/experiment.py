@@ -19,6 +19,7 @@ from greenlab.environment import check_hardware, describe_environment, read_cond
 from greenlab.idle import measure_idle
 from greenlab.meters import Meter, open_meter
 from greenlab.meters.gpu_probe import open_probes
+from greenlab.meters.power_limit import limited_power
 from greenlab.model_profile import profile_model
 from greenlab.phases import PHASES, evaluate, warm_up
 from greenlab.record import (
@@ -64,14 +65,16 @@ def run_cell(cell: Cell, config: Config, folder: Path) -> Record:
     """Measure one cell and leave its record and trace in `folder`."""
     place = preflight(config)
     logger.info("%s on %s", cell.name, place.environment.machine)
-    with open_meter(config.hardware, uses_cuda=place.device.type == "cuda") as meter:
+    hardware, uses_cuda = config.hardware, place.device.type == "cuda"
+    with open_meter(hardware, uses_cuda=uses_cuda) as meter, limited_power(hardware, meter.sources):
+        environment = describe_environment()  # again: with the power limit that is in force now
         workload = build_workload(config, place.device)
         measured = measure(workload, meter, place, folder)
     record = Record(
         status="FINISHED",
         cell=cell,
         ended_at_s=time.time(),
-        environment=place.environment,
+        environment=environment,
         measurement=measured,
         doubts=quality.doubts(measured, place.environment, cell, config.quality),
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from rich.markup import escape
 from rich.table import Table
 
 from greenlab import config as configuration
@@ -217,7 +218,35 @@ COLUMNS = {
     "verdict": "left",
     "doubts": "left",
 }
+OWN_COLUMN = {"model", "model._target_", "batch_size", "batch_size.size", "phase"}
+"""Keys whose values the columns above show."""
 COLOURS = {"PASS": "green", "WARN": "yellow"}
+
+
+def _settings(cells: Sequence[Record]) -> list[str]:
+    """What each cell was given that not all were, and that no column of its own shows."""
+    given = [record.cell.overrides for record in cells]
+    return [
+        " ".join(
+            override
+            for override in own
+            if override.lstrip("+~").partition("=")[0] not in OWN_COLUMN
+            and not all(override in others for others in given)
+        )
+        for own in given
+    ]
+
+
+def _rows(cells: Sequence[Record]) -> tuple[dict[str, str], list[list[str]]]:
+    """Columns with their alignment, and one row per cell."""
+    columns, rows = list(COLUMNS.items()), [_row(record) for record in cells]
+    settings = _settings(cells)
+    if any(settings):
+        place = list(COLUMNS).index("phase") + 1
+        columns.insert(place, ("settings", "left"))
+        for row, own in zip(rows, settings, strict=True):
+            row.insert(place, own)
+    return dict(columns), rows
 
 
 def _row(record: Record) -> list[str]:
@@ -250,19 +279,21 @@ def _row(record: Record) -> list[str]:
 
 def _table(name: str, cells: Sequence[Record]) -> Table:
     table = Table(title=f"sweep {name}", title_justify="left")
-    for column, justify in COLUMNS.items():
+    columns, rows = _rows(cells)
+    for column, justify in columns.items():
         table.add_column(column, justify=justify, overflow="fold")  # type: ignore[arg-type]
-    for record in cells:
-        row = _row(record)
+    for plain in rows:
+        row = [escape(text) for text in plain]  # model.freeze=[conv1] is no colour
         row[-2] = f"[{COLOURS.get(row[-2], 'red')}]{row[-2]}[/]"
         table.add_row(*row)
     return table
 
 
 def _markdown(name: str, cells: Sequence[Record]) -> str:
-    rules = ["--:" if justify == "right" else "---" for justify in COLUMNS.values()]
-    rows = [list(COLUMNS), rules, *(_row(record) for record in cells)]
-    return "\n".join([f"Sweep `{name}`", "", *("| " + " | ".join(row) + " |" for row in rows)])
+    columns, rows = _rows(cells)
+    rules = ["--:" if justify == "right" else "---" for justify in columns.values()]
+    lines = ["| " + " | ".join(row) + " |" for row in (list(columns), rules, *rows)]
+    return "\n".join([f"Sweep `{name}`", "", *lines])
 
 
 def _ledger_entry(record: Record) -> dict[str, Any]:

@@ -278,6 +278,8 @@ def _params(record: Record) -> dict[str, str]:
         "epochs": str(settings["phase"]["epochs"]),
         "device": record.measurement.device if record.measurement else "",
     }
+    if (power_limit_w := settings["hardware"].get("power_limit_w")) is not None:
+        params["power_limit_w"] = f"{power_limit_w:g}"
     return params
 
 

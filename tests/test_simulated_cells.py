@@ -11,6 +11,7 @@ import fake_zeusd
 import numpy as np
 import pytest
 
+from greenlab import tracking
 from greenlab.record import Record, metrics
 from greenlab.sampler import read_trace
 from greenlab.simulated.machine import (
@@ -232,6 +233,26 @@ def test_two_gpus_are_summed_and_told_apart(measure_on: Measure) -> None:
     assert_net(record, "gpu", 230 + 100)
     assert_net(record, "gpu0", 230)
     assert_net(record, "gpu1", 100)
+
+
+def test_a_power_limit_shows_in_the_joules_and_is_gone_after_the_cell(measure_on: Measure) -> None:
+    with SimulatedMachine(zones=[package()], gpus=[Gpu(idle_w=70, active_w=300)]) as machine:
+        record = measure_on(machine, "hardware.device=cpu", "hardware.power_limit_w=150")
+        assert machine.power_limit_w("gpu-0") == 400
+    assert_net(record, "gpu", 150 - 70)  # it would draw 300 W, and may draw 150 W
+    assert metrics(record)["power/idle_gpu_w"] == pytest.approx(70, rel=WITHIN)
+    assert record.environment is not None
+    assert [gpu.power_limit_w for gpu in record.environment.gpus] == [150]
+    assert tracking._params(record)["power_limit_w"] == "150"
+
+
+def test_a_power_limit_is_gone_after_a_cell_that_fails(measure_on: Measure) -> None:
+    limited = ("hardware.device=cpu", "hardware.power_limit_w=150", "+model.kwargs.no_such=1")
+    with SimulatedMachine(zones=[package()], gpus=[Gpu()]) as machine:
+        record = measure_on(machine, *limited)
+        assert machine.power_limit_w("gpu-0") == 400
+    assert record.failure is not None
+    assert record.failure.kind == "ModelError"  # models are built when the limit is set
 
 
 def test_a_gpu_without_an_energy_counter_is_integrated_from_its_power(measure_on: Measure) -> None:

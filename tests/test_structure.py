@@ -37,7 +37,7 @@ HOMES = {
     "hydra": {"config", "options", "grid", "run", "sweep", "__main__"},
     "omegaconf": {"config", "options", "grid", "run", "sweep", "__main__"},
     "mlflow": {"tracking"},
-    "zeus": {"meters.zeus_counters", "environment"},
+    "zeus": {"meters.zeus_counters", "meters.power_limit", "environment"},
     "thop": {"model_profile"},
     "psutil": {"sampler", "environment", "meters.tdp_model"},
 }

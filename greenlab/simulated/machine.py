@@ -96,6 +96,11 @@ class Gpu(Metered):
     has_energy_counter: bool = True
     """False: NVML answers that reading energy is not supported; power can still be read."""
     power_limit_w: float = 400.0
+    """Found when the machine starts, and the board's default; power is never above what is set."""
+    min_power_limit_w: float = 100.0
+    max_power_limit_w: float = 400.0
+    may_set_power_limit: bool = True
+    """False: NVML answers that this user may not, as it does to all but root."""
     memory_bytes: int = 16 << 30
 
 
@@ -198,6 +203,12 @@ class SimulatedMachine:
         """For how long of that time the machine was active; at half load it counts half."""
         return self._difference(1, unix_from, unix_to)
 
+    def power_limit_w(self, counter: str) -> float:
+        """The power limit that is set on a GPU now, whoever set it."""
+        words = np.fromfile(self._gpu_memory_path, np.int64).reshape(-1, len(GPU_FIELDS))
+        index = int(counter.removeprefix("gpu-"))
+        return float(words[index, GPU_FIELDS.index("power_limit_mw")]) / 1000
+
     def _column(self, counter: str) -> int:
         if counter not in self.counters:
             raise KeyError(f"no counter {counter}; this machine has {', '.join(self.counters)}")
@@ -295,7 +306,11 @@ class SimulatedMachine:
 
     def _build_gpus(self) -> Iterator[dict[str, Any]]:
         if self.gpus:
-            self._gpu_memory_path.write_bytes(bytes(8 * len(GPU_FIELDS) * len(self.gpus)))
+            words = np.zeros((len(self.gpus), len(GPU_FIELDS)), np.int64)
+            words[:, GPU_FIELDS.index("power_limit_mw")] = [
+                round(gpu.power_limit_w * 1000) for gpu in self.gpus
+            ]
+            self._gpu_memory_path.write_bytes(words.tobytes())
             boards = [
                 asdict(gpu) | {"uuid": f"GPU-00000000-0000-0000-0000-{index:012d}"}
                 for index, gpu in enumerate(self.gpus)

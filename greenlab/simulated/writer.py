@@ -9,6 +9,7 @@ removes the machine's folder as well. Standard library only: it runs under `pyth
 """
 
 import json
+import math
 import mmap
 import os
 import shutil
@@ -38,6 +39,7 @@ GPU_FIELDS = (
     "nvml_error",
     "clock_event_reasons",
     "num_other_processes",
+    "power_limit_mw",
 )
 """One 64-bit integer each, per GPU: the live part of what the simulated NVML answers."""
 IDLE_GPU = (0, 1 << 30, 35, 210)
@@ -72,8 +74,13 @@ class Counter(ABC):
     def advance(self, from_s: float, duration_s: float, load: float) -> None:
         """Add the joules of a stretch that began `from_s` after the start of the machine."""
         drift_w = self._drift_w_per_s * (from_s + duration_s / 2)
-        self.power_w = self._idle_w + load * (self._active_w - self._idle_w) + drift_w
+        wanted_w = self._idle_w + load * (self._active_w - self._idle_w) + drift_w
+        self.power_w = min(wanted_w, self.limit_w())
         self.energy_j += self.power_w * duration_s
+
+    def limit_w(self) -> float:
+        """Power that is never exceeded."""
+        return math.inf
 
     def shown_uj(self) -> int:
         if self._stuck_uj is not None:
@@ -133,6 +140,9 @@ class GpuWords(Counter):
         self._words[1] = int(self.power_w * 1000)
         for word, value in enumerate(ACTIVE_GPU if active else IDLE_GPU, start=2):
             self._words[word] = value
+
+    def limit_w(self) -> float:
+        return self._words[GPU_FIELDS.index("power_limit_mw")] / 1000
 
     def remove(self) -> None:
         self._words[GPU_FIELDS.index("nvml_error")] = NVML_ERROR_GPU_IS_LOST

@@ -1,5 +1,7 @@
 """NVML in Python, under the real pynvml: GPUs whose readings the machine's writer keeps in memory.
 
+A power limit that one process sets is in that memory too: all others see it, and the writer obeys.
+
 The functions have NVML's own names and C signatures, and return NVML's codes. Whatever is not here
 is a missing symbol, as with an old driver.
 """
@@ -18,6 +20,7 @@ SUCCESS = 0
 UNINITIALIZED = 1
 INVALID_ARGUMENT = 2
 NOT_SUPPORTED = 3
+NO_PERMISSION = 4
 NOT_FOUND = 6
 INSUFFICIENT_SIZE = 7
 LIBRARY_NOT_FOUND = 12
@@ -75,7 +78,9 @@ class SimulatedNvml:
         """The library as pynvml sees it: plain functions, to which it may give attributes."""
         symbols = SimpleNamespace()
         for name in dir(self):
-            if name.startswith("nvmlDeviceGet") and not name.startswith("nvmlDeviceGetHandle"):
+            if name.startswith("nvmlDeviceGetHandle"):
+                setattr(symbols, name, self._about_the_system(name))
+            elif name.startswith("nvmlDevice"):
                 setattr(symbols, name, self._about_a_gpu(getattr(self, name)))
             elif name.startswith("nvml"):
                 setattr(symbols, name, self._about_the_system(name))
@@ -103,7 +108,10 @@ class SimulatedNvml:
         return symbol
 
     def _live(self, index: int, field: str) -> int:
-        return self._words[index * len(self._fields) + self._fields.index(field)]
+        return self._words[self._place(index, field)]
+
+    def _place(self, index: int, field: str) -> int:
+        return index * len(self._fields) + self._fields.index(field)
 
     def _put(self, index: int, field: str, target: Any) -> int:
         target._obj.value = self._live(index, field)
@@ -186,12 +194,35 @@ class SimulatedNvml:
         mode._obj.value = 1
         return SUCCESS
 
+    # ------------------------------------------------------------------ its power limit
+
     def nvmlDeviceGetPowerManagementLimit(self, index: int, limit: Any) -> int:
-        limit._obj.value = int(self._gpus[index]["power_limit_w"] * 1000)
-        return SUCCESS
+        return self._put(index, "power_limit_mw", limit)
 
     nvmlDeviceGetEnforcedPowerLimit = nvmlDeviceGetPowerManagementLimit
-    nvmlDeviceGetPowerManagementDefaultLimit = nvmlDeviceGetPowerManagementLimit
+
+    def nvmlDeviceGetPowerManagementDefaultLimit(self, index: int, limit: Any) -> int:
+        limit._obj.value = self._board_mw(index, "power_limit_w")
+        return SUCCESS
+
+    def nvmlDeviceGetPowerManagementLimitConstraints(self, index: int, low: Any, high: Any) -> int:
+        low._obj.value = self._board_mw(index, "min_power_limit_w")
+        high._obj.value = self._board_mw(index, "max_power_limit_w")
+        return SUCCESS
+
+    def nvmlDeviceSetPowerManagementLimit(self, index: int, limit: Any) -> int:
+        if not self._gpus[index]["may_set_power_limit"]:
+            return NO_PERMISSION
+        low_mw = self._board_mw(index, "min_power_limit_w")
+        high_mw = self._board_mw(index, "max_power_limit_w")
+        if not low_mw <= limit.value <= high_mw:
+            return INVALID_ARGUMENT
+        self._words[self._place(index, "power_limit_mw")] = limit.value
+        return SUCCESS
+
+    def _board_mw(self, index: int, field: str) -> int:
+        watts: float = self._gpus[index][field]
+        return round(watts * 1000)
 
     # ------------------------------------------------------------------ what a GPU does
 
