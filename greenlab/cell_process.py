@@ -37,6 +37,7 @@ PRELOAD = (
     "greenlab.power_plot",
     "matplotlib.backends.backend_agg",
     "pyarrow.parquet",
+    "scipy.special",
     "zeus.device",
 )
 PROGRESS_EVERY_S = 30.0

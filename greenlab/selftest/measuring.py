@@ -18,7 +18,7 @@ from greenlab.record import LOG_FILE, Cell, Measurement, Record, read_record, wr
 from greenlab.selftest.cases import LONG_S, MAX_ERROR_PERCENT, Case
 from greenlab.simulated.machine import SimulatedMachine, enter
 
-AT_ONCE = 8
+AT_ONCE = 12
 """Cases measured at a time: they sleep, as their work is pretended."""
 TRIES = 3
 """A 95 % interval misses the truth once in twenty times, and a busy machine delays the simulated
@@ -198,8 +198,7 @@ def judge(case: Case, record: Record, machine: SimulatedMachine, num_tries: int 
     if "invalid" in codes.values():  # the number is wrong, and says so
         joules = []
     problems += [problem for one in joules for problem in one.problems(measured.active.duration_s)]
-    wanted = ", ".join(filter(None, [case.doubt, "modelled_cpu" if case.modelled else ""]))
-    found = f"{record.verdict}{', ' if wanted else ''}{wanted}"
+    found = ", ".join([record.verdict, *(doubt.code for doubt in record.warnings)])
     return Result(
         name=case.name,
         true_j=sum(one.true_j for one in joules) if joules else None,

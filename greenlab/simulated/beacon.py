@@ -74,11 +74,8 @@ class BeaconClassifier(nn.Module):
         beat(load)
         self.num_steps += 1
         if self.num_steps == self.freeze_at_step:
-            _freeze(FREEZE_S, load)
+            _freeze(2.0, load)
         return scores
-
-
-FREEZE_S = 2.0
 
 
 def _freeze(duration_s: float, load: float) -> None:
