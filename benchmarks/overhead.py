@@ -2,12 +2,13 @@
 
     python -m benchmarks.overhead --seconds 60
 
-A fresh process reads two sockets with DRAM and two GPUs of the simulated machine at 10 Hz, the
-default, and at 1 Hz, and counts its own CPU time between begin and end; the simulated machine's
-writer is another process and is not in it. The GPUs answer from Python here, where NVML would ask
-a driver: `--real` meters the counters of this machine instead. Threads and child processes are
-those alive at the end of the window; a child would cost what is not counted, so there may be none.
-Exits with 1 where there is one, or where 10 Hz costs more than 0.5 % of a core.
+A fresh process reads a simulated machine at 10 Hz, the default, and at 1 Hz, and counts its own CPU
+time between begin and end: a workstation (a socket with DRAM and a GPU), and a server (two of
+each). The simulated machine's writer is another process and is not in it. The GPUs answer from
+Python here, where NVML would ask a driver: `--real` meters the counters of this machine instead.
+Threads and child processes are those alive at the end of the window; a child would cost what is not
+counted, so there may be none. Exits with 1 where there is one, or where the workstation costs more
+than 0.5 % of a core at 10 Hz.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,11 +30,17 @@ from greenlab.config import Hardware
 from greenlab.meters import open_meter
 from greenlab.meters.gpu_probe import open_probes
 from greenlab.sampler import Sampler
-from greenlab.simulated.machine import Gpu, SimulatedMachine, two_sockets
+from greenlab.simulated.machine import Gpu, SimulatedMachine, two_sockets, workstation
 from greenlab.terminal import open_console
 
 ROOT = Path(__file__).parent.parent
-PERIODS_S = (0.1, 1.0)
+MACHINES: dict[str, Callable[[], SimulatedMachine]] = {
+    "workstation": workstation,
+    "server": lambda: SimulatedMachine(zones=two_sockets().zones, gpus=[Gpu(), Gpu()]),
+    "this machine": lambda: SimulatedMachine(zones=[]),
+}
+SETTINGS = (("workstation", 0.1), ("workstation", 1.0), ("server", 0.1))
+"""Machine and the sampler's period in seconds."""
 MOST_PERCENT = 0.5
 """Of one core, at the default period: what the sampler costs shall be lost in the idle power that
 is subtracted. Our choice."""
@@ -62,7 +69,7 @@ class Cost:
 def spend(period_s: float, seconds: float) -> Cost:
     """Meter this process's machine for so long, and do nothing else."""
     meter = open_meter(Hardware(), uses_cuda=False)
-    with Sampler(meter, period_s, open_probes(meter.sources)) as trace:
+    with Sampler(meter, period_s, open_probes(meter.sources, uses_cuda=False)) as trace:
         cpu_from_s, wall_from_s = time.process_time(), time.monotonic()
         meter.begin()
         time.sleep(seconds)
@@ -82,12 +89,12 @@ def spend(period_s: float, seconds: float) -> Cost:
     )
 
 
-def spend_in_a_process(period_s: float, seconds: float, environment: dict[str, str]) -> Cost:
-    """`spend` in a fresh process with these variables."""
+def spend_in_a_process(period_s: float, seconds: float, variables: dict[str, str]) -> Cost:
+    """`spend` in a fresh process with these variables on top of our own."""
     arguments = ["--period", str(period_s), "--seconds", str(seconds)]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.overhead", *arguments],
-        env=environment,
+        env=os.environ | variables,
         cwd=ROOT,
         stdout=subprocess.PIPE,
         check=True,
@@ -97,22 +104,27 @@ def spend_in_a_process(period_s: float, seconds: float, environment: dict[str, s
 
 def machine_environment(machine: SimulatedMachine) -> dict[str, str]:
     """Variables of a process that sees the simulated machine and both its GPUs."""
-    environment = os.environ | machine.environment() | {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    environment.pop("CUDA_VISIBLE_DEVICES", None)
-    return environment
+    seen = ",".join(str(index) for index in range(len(machine.gpus)))
+    return machine.environment() | {"CUDA_VISIBLE_DEVICES": seen}
 
 
-def build_table(costs: dict[float, list[Cost]]) -> Table:
-    """One row per period, its repetitions beside each other."""
+Costs = dict[tuple[str, float], list[Cost]]
+"""By machine and period, as in SETTINGS; repetitions in order."""
+
+
+def build_table(costs: Costs) -> Table:
+    """One row per setting, its repetitions beside each other."""
     table = Table(title="What metering costs the measuring process")
+    table.add_column("machine")
     for heading in ("period [s]", "window [s]", "CPU [s]", "median [% of a core]"):
         table.add_column(heading, justify="right")
     for heading in ("counters", "threads", "children"):
         table.add_column(heading)
-    for period_s, repetitions in costs.items():
+    for (machine, period_s), repetitions in costs.items():
         last = repetitions[-1]
         native = f" + {last.num_native_threads} native" if last.num_native_threads else ""
         table.add_row(
+            machine,
             f"{period_s:g}",
             f"{last.wall_s:.0f}",
             "  ".join(f"{cost.cpu_s:.3f}" for cost in repetitions),
@@ -129,10 +141,10 @@ def median_percent(repetitions: Sequence[Cost]) -> float:
     return statistics.median(cost.core_percent for cost in repetitions)
 
 
-def is_light(costs: dict[float, list[Cost]]) -> bool:
-    """Whether 10 Hz stays within its share of a core, with no child process at any period."""
+def is_light(costs: Costs) -> bool:
+    """Whether 10 Hz stays within its share of a core, with no child process in any setting."""
     has_children = any(cost.children for repetitions in costs.values() for cost in repetitions)
-    return median_percent(costs[PERIODS_S[0]]) <= MOST_PERCENT and not has_children
+    return median_percent(next(iter(costs.values()))) <= MOST_PERCENT and not has_children
 
 
 def main() -> int:
@@ -146,13 +158,12 @@ def main() -> int:
     if options.period is not None:
         print(json.dumps(asdict(spend(options.period, options.seconds))))
         return 0
-    machine = SimulatedMachine(zones=two_sockets().zones, gpus=[Gpu(), Gpu()])
-    with machine:
-        environment = dict(os.environ) if options.real else machine_environment(machine)
-        costs: dict[float, list[Cost]] = {period_s: [] for period_s in PERIODS_S}
-        for _ in range(options.repetitions):  # the periods by turns: what drifts meets both
-            for period_s, repetitions in costs.items():
-                repetitions.append(spend_in_a_process(period_s, options.seconds, environment))
+    costs: Costs = {("this machine" if options.real else name, s): [] for name, s in SETTINGS}
+    for _ in range(options.repetitions):  # the settings by turns: what drifts meets all
+        for (name, period_s), repetitions in costs.items():
+            with MACHINES[name]() as machine:
+                simulated = {} if options.real else machine_environment(machine)
+                repetitions.append(spend_in_a_process(period_s, options.seconds, simulated))
     open_console().print(build_table(costs))
     return 0 if is_light(costs) else 1
 

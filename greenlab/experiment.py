@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from greenlab import energy, quality, sampler
+from greenlab import energy, quality, trace
 from greenlab.config import Config
 from greenlab.environment import check_hardware, describe_environment, read_conditions
 from greenlab.idle import measure_idle
@@ -32,7 +32,7 @@ from greenlab.record import (
     Record,
     write_record,
 )
-from greenlab.sampler import Sampler, write_trace
+from greenlab.sampler import Sampler
 from greenlab.workload import Workload, build_workload, choose_device
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Mea
     meter.restart_health()
     probes = open_probes(meter.sources, uses_cuda=place.device.type == "cuda")
     conditions_before = read_conditions()
-    with Sampler(meter, config.sampler.period_s, probes) as trace:
+    with Sampler(meter, config.sampler.period_s, probes) as sampling:
         idle_before = measure_idle(meter, config.idle, workload.synchronise)
         logger.info("idle before: %s", energy.describe(idle_before))
         passes = []
@@ -102,14 +102,14 @@ def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Mea
             workload.synchronise()
             window = meter.end()
             passes.append(Pass(window=window, outcome=tally.outcome()))
-            trace.check()
+            sampling.check()
             logger.info("pass %d: %s", number, passes[-1].describe())
         idle_after = measure_idle(meter, config.idle, workload.synchronise)
         logger.info("idle after: %s", energy.describe(idle_after))
-        trace.check()
+        sampling.check()
     conditions_after, counters = read_conditions(), meter.health()
-    columns = trace.columns()
-    write_trace(folder / TRACE_FILE, columns)
+    columns = sampling.columns()
+    trace.write_trace(folder / TRACE_FILE, columns)
     windows = [one.window for one in passes]
     return Measurement(
         device=str(place.device),
@@ -119,10 +119,10 @@ def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Mea
         idle_after=idle_after,
         passes=passes,
         evaluation=_evaluate(workload) if phase.evaluates else passes[-1].outcome,
-        idle_series=sampler.idle_series(columns, idle_before, idle_after),
+        idle_series=trace.idle_series(columns, idle_before, idle_after),
         counters=counters,
         conditions=(conditions_before, conditions_after),
-        trace=sampler.summarise(columns, windows, [idle_before, idle_after]),
+        trace=trace.summarise(columns, windows, [idle_before, idle_after]),
         mismatches=place.mismatches,
     )
 

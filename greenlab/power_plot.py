@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from greenlab import energy
 from greenlab.energy import EnergyWindow
 from greenlab.record import Measurement, Record
-from greenlab.sampler import POWER_SUFFIX, TIME, Columns
+from greenlab.trace import POWER_SUFFIX, TIME, Columns
 
 COLOURS = {
     "gpu": "#0072B2",

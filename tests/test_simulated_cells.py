@@ -13,7 +13,6 @@ import pytest
 
 from greenlab import tracking
 from greenlab.record import Record, metrics
-from greenlab.sampler import read_trace
 from greenlab.simulated.machine import (
     Gpu,
     SimulatedMachine,
@@ -23,6 +22,7 @@ from greenlab.simulated.machine import (
     two_sockets,
     workstation,
 )
+from greenlab.trace import read_trace
 
 Measure = Callable[..., Record]
 WITHIN = 0.01

@@ -20,6 +20,7 @@ ROWS = [
     {"energy", "targets", "simulated"},
     {"config", "uncertainty"},
     {"record"},
+    {"trace"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
     | {"network", "grid"},
     {"tracking", "sampler", "workload", "idle"},

@@ -21,7 +21,7 @@ import pytest
 from conftest import ROOT, make_cell, make_config
 from filelock import FileLock
 
-from greenlab import record, sampler, views
+from greenlab import record, trace, views
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError, StoreUnavailableError
 from greenlab.record import Failure, Record
@@ -83,7 +83,7 @@ def at(database: Path, **changes: str) -> Mlflow:
 def write_trace_of(cell_folder: Path, gpu_w: "np.ndarray[Any, Any]") -> None:
     """A trace of one GPU's power; the other one draws 10 W, CPU and memory 20 W and 3 W."""
     steady = np.ones_like(gpu_w)
-    sampler.write_trace(
+    trace.write_trace(
         cell_folder / "trace.parquet",
         {
             "time_s": 1_700_000_010 + 0.1 * np.arange(len(gpu_w)),

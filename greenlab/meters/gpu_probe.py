@@ -9,15 +9,13 @@ from typing import Any
 from greenlab.errors import MeterReadError, MeterUnavailableError
 from greenlab.meters.zeus_counters import gpu_power_reader
 from greenlab.record import Source
+from greenlab.trace import CLOCK_EVENTS
 
 Reader = Callable[[], float]
 
 
-CLOCK_EVENTS = "clock_event_reasons"
-SLOWED_BITS = 0x08 | 0x20 | 0x40 | 0x80
-"""NVML's clock event reasons: slowed by hardware, by temperature (twice), by the power brake."""
-POWER_CAP_BIT = 0x04
-"""NVML's clock event reason: clocks held down to stay within the power limit."""
+FAST = ("power_w", "utilisation_percent")
+"""What changes within a second."""
 
 
 def open_probes(sources: Sequence[Source], *, uses_cuda: bool) -> list["GpuProbe"]:
@@ -27,7 +25,7 @@ def open_probes(sources: Sequence[Source], *, uses_cuda: bool) -> list["GpuProbe
 
 
 class GpuProbe:
-    """Reads one GPU's state; what this GPU does not tell is left out from the start."""
+    """Readers of one GPU's state; what this GPU does not tell is left out from the start."""
 
     def __init__(self, index: int, *, is_used: bool) -> None:
         import pynvml
@@ -38,25 +36,20 @@ class GpuProbe:
         candidates[f"gpu{index}_other_processes"] = _other_processes(pynvml, handle, is_used)
         with contextlib.suppress(MeterUnavailableError):  # its energy counter may do all the same
             candidates[f"gpu{index}_power_w"] = gpu_power_reader(index)
-        self._readers = {name: read for name, read in candidates.items() if self._answers(read)}
+        guarded = {name: self._guarded(read) for name, read in candidates.items()}
+        answering = {name: read for name, read in guarded.items() if not math.isnan(read())}
+        self.fast = {name: read for name, read in answering.items() if name.endswith(FAST)}
+        """Readers by column; NaN where a reading fails this once."""
+        self.slow = {name: read for name, read in answering.items() if name not in self.fast}
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of what `read` returns, with units."""
-        return list(self._readers)
+    def _guarded(self, read: Reader) -> Reader:
+        def read_or_nan() -> float:
+            try:
+                return read()
+            except (self._errors, MeterReadError):
+                return math.nan
 
-    def read(self) -> list[float]:
-        """One value per column; NaN where a reading fails this once."""
-        return [self._read(read) for read in self._readers.values()]
-
-    def _answers(self, read: Reader) -> bool:
-        return not math.isnan(self._read(read))
-
-    def _read(self, read: Reader) -> float:
-        try:
-            return read()
-        except (self._errors, MeterReadError):
-            return math.nan
+        return read_or_nan
 
 
 def _readers(pynvml: Any, handle: Any) -> dict[str, Reader]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from greenlab.errors import MeterReadError, MeterUnavailableError
+from greenlab.meters.kept_file import KeptFile
 from greenlab.meters.rapl_access import (
     CONTAINER_POWERCAP_ROOT,
     NOT_READABLE,
@@ -34,13 +35,6 @@ NVML_QUANTUM_J = 0.001
 
 MIRROR_TOLERANCE_J = 0.5
 MIRROR_WAIT_S = 0.05
-
-
-class _NoWrapTracker:
-    """Stands where Zeus would start a process that watches for wraps."""
-
-    def get_num_wraparounds(self) -> int:
-        return 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,12 +139,12 @@ def _file_counter(zone: Path) -> CounterSpec:
         raise _UnreadableError(f"{energy_uj} {NOT_READABLE} ({who_may_read(energy_uj)})") from error
     except (ZeusRAPLFileInitError, ValueError, OSError) as error:
         raise MeterUnavailableError(f"{zone} cannot be used as a RAPL zone: {error}") from error
-    assert hasattr(file, "_wraparound_tracker"), "Zeus's RAPLFile has changed"
-    file._wraparound_tracker = _NoWrapTracker()
+    # Zeus's own read() opens the file each time, and starts a process to watch for wraps.
+    kept = KeptFile(Path(file.energy_uj_path))
 
     def read_j() -> float:
         try:
-            return float(file.read()) / 1000  # Zeus gives mJ
+            return int(kept.read(32)) / 1e6
         except (OSError, ValueError) as error:
             raise _lost(f"{file.name} ({zone})", error) from error
 

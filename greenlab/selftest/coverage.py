@@ -19,14 +19,14 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from greenlab import energy, sampler
+from greenlab import energy, trace
 from greenlab.config import Idle
 from greenlab.energy import EnergyWindow
 from greenlab.idle import measure_idle
 from greenlab.meters import Meter, OpenSource
 from greenlab.meters.zeus_counters import CounterSpec
 from greenlab.record import Source
-from greenlab.sampler import ENERGY_SUFFIX, TIME, Columns
+from greenlab.trace import ENERGY_SUFFIX, TIME, Columns
 from greenlab.uncertainty import Bracket, Readout, net_u95_j
 
 NUM_CELLS = 600
@@ -139,7 +139,7 @@ class _Machine:
         return Bracket(
             active=active,
             idle=(before, after),
-            series=sampler.idle_series(columns, before, after),
+            series=trace.idle_series(columns, before, after),
             parts={source.component: source.parts for source in self.meter.sources},
             readouts={
                 counter.part: Readout(tick_s=counter.tick_s, quantum_j=counter.quantum_j)

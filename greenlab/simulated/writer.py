@@ -113,12 +113,17 @@ class ZoneFile(Counter):
         super().__init__(spec)
         self._folder = Path(spec["folder"])
         self._file = os.open(self._folder / "energy_uj", os.O_WRONLY)
+        self._is_removed = False
 
     def publish(self, now_s: float, active: bool) -> None:
+        if self._is_removed:
+            return
         # The width never changes, so that a reader never sees half a number.
         os.pwrite(self._file, b"%020d\n" % self.shown_uj(), 0)
 
     def remove(self) -> None:
+        self._is_removed = True
+        os.ftruncate(self._file, 0)  # who holds it open cannot read it any more either
         shutil.rmtree(self._folder)
 
 
