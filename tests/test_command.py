@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, CommandLine
 
+from greenlab.run import CLAIM_FILE
 from greenlab.simulated.machine import SimulatedMachine, Zone, workstation
-from greenlab.sweep import CLAIM_FILE
 
 QUICK = (
     "dataset=synthetic",
