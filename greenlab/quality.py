@@ -326,7 +326,7 @@ def _clocks(evidence: Evidence) -> Iterator[Doubt]:
             remedy="Raise the limit, or report it with the result",
         )
     for part, rise_celsius in trace.active_rise_celsius.items():
-        if abs(rise_celsius) > limits.max_warming_celsius:
+        if abs(rise_celsius) > limits.max_warming_celsius and not evidence.has_gap:
             yield Doubt(
                 code=f"warming_{part}",
                 seen=f"{part} went {rise_celsius:+.0f} °C from the start of the passes to their "

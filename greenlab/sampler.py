@@ -20,9 +20,6 @@ from greenlab.meters.gpu_probe import GpuProbe, Reader
 from greenlab.meters.kept_file import KeptFile
 from greenlab.trace import Columns
 
-SLOW_PERIOD_S = 1.0
-"""For what changes slowly: memory, temperature, clocks. Reading it costs more than all the rest."""
-
 
 class Sampler:
     """Samples from entering its context to leaving it."""
@@ -76,7 +73,7 @@ class Sampler:
         reading = self._meter.read()
         if reading.monotonic_s >= self._slow_due_s:
             self._slow_values = [read() for read in self._slow]
-            self._slow_due_s = reading.monotonic_s + SLOW_PERIOD_S
+            self._slow_due_s = reading.monotonic_s + trace.SLOW_PERIOD_S
         row = [
             self._meter.unix_s(reading.monotonic_s),
             *self._cpu_times.read_s(),

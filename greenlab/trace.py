@@ -49,6 +49,8 @@ Columns = dict[str, NDArray[np.float64]]
 
 SERIES_BLOCKS = 20
 """Into which an idle window is divided: 0.5 s each for a window of 10 s."""
+SLOW_PERIOD_S = 1.0
+"""For what changes slowly: memory, temperature, clocks. Reading it costs more than all the rest."""
 CLOCK_EVENTS = "clock_event_reasons"
 SLOWED_BITS = 0x08 | 0x20 | 0x40 | 0x80
 """NVML's clock event reasons: slowed by hardware, by temperature (twice), by the power brake."""
@@ -123,8 +125,12 @@ def summarise(
 def _rise_celsius(
     columns: Columns, windows: Sequence[EnergyWindow], share: float
 ) -> dict[str, float]:
-    """By GPU: mean temperature of the last `share` of the windows less that of the first."""
+    """By GPU: mean temperature of the last `share` of the windows less that of the first.
+
+    What is read seldom is up to SLOW_PERIOD_S old: the windows' first moments tell of before.
+    """
     inside = _inside(columns, windows)
+    inside &= columns[TIME] >= windows[0].started_at_s + SLOW_PERIOD_S
     risen: dict[str, float] = {}
     for name, values in columns.items():
         if match := re.fullmatch(r"(gpu\d+)_temperature_celsius", name):

@@ -139,6 +139,11 @@ class SimulatedMachine:
             self._temporary.cleanup()
 
     @property
+    def writer_pid(self) -> int:
+        """The process that advances the counters."""
+        return self._writer.pid
+
+    @property
     def powercap_root(self) -> Path:
         """The folder that holds `intel-rapl:0`, laid out like /sys/class/powercap/intel-rapl."""
         return self._folder / "intel-rapl"
@@ -168,6 +173,14 @@ class SimulatedMachine:
         while (left_s := until_s - time.monotonic()) > 0:
             self.beat(load)
             time.sleep(min(BEAT_PERIOD_S, left_s))
+
+    def is_idle(self, for_s: float) -> bool:
+        """Whether it has worked, and not for so long."""
+        return 0 < self._beacon[0] < time.monotonic() - for_s
+
+    def set_wall_clock(self, ahead_s: float) -> None:
+        """Set the clock of the processes on this machine."""
+        self._beacon[3] = ahead_s
 
     def set_gpu(self, index: int, field: str, value: int) -> None:
         """Let NVML answer `value` from now on: `clock_event_reasons`, `num_other_processes`."""

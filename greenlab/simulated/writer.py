@@ -26,9 +26,10 @@ ACTIVE_AFTER_BEAT_S = 0.05
 TICKS_PER_RECORD = 2
 """Between two records power is constant, so that a straight line between them is exact."""
 
-BEACON_FIELDS = ("beat_s", "load", "approach_wrap_j")
-"""One double each: time.monotonic() of the last beat, the load since then (0 to 1), and how many
-joules before the end of its range each counter is to go to at once; 0: nowhere."""
+BEACON_FIELDS = ("beat_s", "load", "approach_wrap_j", "wall_clock_s")
+"""One double each: time.monotonic() of the last beat, the load since then (0 to 1), how many joules
+before the end of its range each counter is to go to at once (0: nowhere), and by how much the wall
+clock of processes on this machine is wrong."""
 GPU_FIELDS = (
     "energy_mj",
     "power_mw",
