@@ -8,7 +8,7 @@ READY := .venv/.ready
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu check ui doctor bench-meters wheel clean
+.PHONY: help setup demo test test-slow test-gpu check ui doctor bench-meters wheel clean selftest
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,6 +51,9 @@ doctor: setup  ## what can be measured on this machine
 bench-meters: setup  ## greenlab beside Zeus, CodeCarbon and pyJoules over known joules, 5 minutes
 	$(UV) sync --frozen --quiet --python-preference system --group bench
 	$(BIN)/python -m benchmarks.meters
+
+selftest: setup  ## prove the joules on simulated counters, in a minute
+	@$(BIN)/python -m greenlab.selftest
 
 wheel: setup  ## a wheel, in dist/
 	$(UV) build --wheel --quiet

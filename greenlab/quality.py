@@ -317,7 +317,8 @@ def _clocks(evidence: Evidence) -> Iterator[Doubt]:
             remedy="Cool it, and compare its speed with care",
         )
     capped = trace.mean.get("utilisation/gpu_power_capped_fraction", 0.0)
-    if capped > limits.max_power_capped_fraction:
+    asked_for = evidence.cell.config.get("hardware", {}).get("power_limit_w") is not None
+    if capped > limits.max_power_capped_fraction and not asked_for:
         yield Doubt(
             code="gpu_power_capped",
             seen=f"the GPU ran into its power limit for {capped:.0%} of the passes: the limit, not "

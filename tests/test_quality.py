@@ -5,10 +5,12 @@ The clean measurement: two idle windows of 10 s at 50 W (GPU) and 20 W (CPU), 20
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from conftest import ROOT
 
 from greenlab import quality
 from greenlab.config import Quality
@@ -361,6 +363,20 @@ def test_a_trace_with_a_gap_is_no_witness_against_the_counter() -> None:
     )
 
     assert only_doubt(measured).code == "sampling_gap"
+
+
+def test_a_power_limit_that_was_asked_for_may_be_reached() -> None:
+    capped = replace(CELL, config={"hardware": {"power_limit_w": 150.0}})
+
+    assert quality.doubts(DOUBTFUL["gpu_power_capped"], ENVIRONMENT, capped, Quality()) == []
+
+
+def test_every_doubt_and_every_threshold_is_documented() -> None:
+    documented = (ROOT / "docs" / "doubts.md").read_text()
+    for code in [*DOUBTFUL, *INFORMATION, "not_evaluated", "other_machine"]:
+        assert f"`{code}`" in documented or f"`{re.sub(r'(gpu0|gpu|cpu)$', '', code)}" in documented
+    for name, limit in vars(Quality()).items():
+        assert f"`quality.{name}={limit:g}`" in documented
 
 
 def test_thresholds_are_settings() -> None:

@@ -3,6 +3,7 @@
 The quick tests compose each command and look its make targets up; `make test-slow` runs them all.
 """
 
+import csv
 import re
 import shlex
 from pathlib import Path
@@ -22,6 +23,7 @@ COMMANDS = [
 ]
 GREENLAB = [command for command in COMMANDS if command.startswith("python -m greenlab ")]
 MODELS = [command for command in COMMANDS if command.startswith("python -m greenlab.models")]
+SELFTEST = [command for command in COMMANDS if command.startswith("python -m greenlab.selftest")]
 MAKE = [command for command in COMMANDS if command.startswith("make ")]
 
 
@@ -35,7 +37,7 @@ def write_own_options(folder: Path) -> None:
 
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
-    others = [c for c in COMMANDS if c not in {*GREENLAB, *MODELS, *MAKE}]
+    others = [c for c in COMMANDS if c not in {*GREENLAB, *MODELS, *SELFTEST, *MAKE}]
     assert others == [
         "source .venv/bin/activate",
         "python -m greenlab",
@@ -77,6 +79,41 @@ def test_every_model_card_is_shown(greenlab: CommandLine, command: str) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("command", SELFTEST)
+def test_the_joules_can_be_proved(greenlab: CommandLine, command: str) -> None:
+    result = greenlab(*shlex.split(command)[3:], module="greenlab.selftest", timeout_s=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+CASES = {
+    "6 s": ("steady", "cpu"),
+    "0.3 s": ("short", "cpu"),
+    "6 s, DRAM": ("dram", "dram"),
+    "6 s, a psys zone": ("psys", "cpu"),
+    "6 s, one wrap": ("one_wrap", "cpu"),
+    "6 s, a wrap after 0.5 s": ("early_wrap", "cpu"),
+    "12 s, two wraps": ("many_wraps", "cpu"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_side_by_side_table_is_what_was_measured(case: str) -> None:
+    with (ROOT / "docs" / "results" / "meters_side_by_side.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    [line] = [line for line in README.splitlines() if line.startswith(f"| {case} |")]
+    shown = [cell.split("%")[0].replace("−", "-") for cell in line.split("|")[2:6]]
+    for meter, percent in zip(["greenlab", "zeus", "codecarbon", "pyjoules"], shown, strict=True):
+        name, component = CASES[case]
+        of_meter = [
+            float(row["error_percent"])
+            for row in rows
+            if (row["case"], row["component"], row["meter"]) == (name, component, meter)
+        ]
+        assert float(percent) == pytest.approx(max(of_meter, key=abs), abs=0.051)
+
+
 @pytest.mark.parametrize("path", re.findall(r"^([a-z_/.]+)  +[a-z]", README, re.MULTILINE))
 def test_every_place_on_the_map_exists(path: str) -> None:
     assert (ROOT / path).exists()
@@ -95,7 +132,7 @@ def test_it_names_the_sixteen_models() -> None:
 
 
 def test_it_has_a_result_and_its_numbers_are_from_the_file_it_names() -> None:
-    [path] = re.findall(r"\((docs/results/[\w./-]+\.csv)\)", README)
+    path = re.findall(r"\((docs/results/demo_[\w./-]+\.csv)\)", README)[0]
     rows = [line.split(",") for line in (ROOT / path).read_text().splitlines()[1:]]
     table = README.partition("## A result")[2].partition("\n## ")[0]
     shown = re.findall(r"^\| (\w+) \| (\d+) \| (\w+) \| ([\d,.]+) \|", table, re.MULTILINE)
