@@ -312,6 +312,8 @@ class Quality:
     """Of all CPUs in the passes, by other processes; our choice."""
     max_stolen_percent: float = 1.0
     """Of CPU time that the hypervisor gave to others; our choice."""
+    max_swapped_bytes: int = 1_000_000
+    """Swapped in and out during the cell; a page or two of any process is nothing. Our choice."""
     max_clock_jump_s: float = 0.5
     """Of the wall clock against the monotonic one; time servers slew by less than 0.5 ms per s."""
 

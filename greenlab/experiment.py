@@ -94,13 +94,14 @@ def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Mea
     with Sampler(meter, config.sampler.period_s, probes) as sampling:
         idle_before = measure_idle(meter, config.idle, workload.synchronise)
         logger.info("idle before: %s", energy.describe(idle_before))
-        passes = []
-        for number in range(1, phase.num_passes(workload) + 1):
-            workload.synchronise()
-            meter.begin()
+        passes, num_passes = [], phase.num_passes(workload)
+        workload.synchronise()
+        sampling.refresh()
+        meter.begin()
+        for number in range(1, num_passes + 1):
             tally = phase.run_pass(workload)
             workload.synchronise()
-            window = meter.end()
+            window = meter.end() if number == num_passes else meter.lap()
             passes.append(Pass(window=window, outcome=tally.outcome()))
             sampling.check()
             logger.info("pass %d: %s", number, passes[-1].describe())
@@ -120,6 +121,7 @@ def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Mea
         passes=passes,
         evaluation=_evaluate(workload) if phase.evaluates else passes[-1].outcome,
         idle_series=trace.idle_series(columns, idle_before, idle_after),
+        active_series=trace.power_series(columns, energy.join(windows)),
         counters=counters,
         conditions=(conditions_before, conditions_after),
         trace=trace.summarise(columns, windows, [idle_before, idle_after]),

@@ -12,6 +12,9 @@ from greenlab import energy
 from greenlab.config import Quality
 from greenlab.record import Cell, CounterHealth, Doubt, Environment, Measurement
 
+POLLED_S = 10.0
+"""Before that, a power reading that is a mean over the last second tells too much of before."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
@@ -39,7 +42,15 @@ class Evidence:
         """Of everything that is measured; 0 where nothing is."""
         sources = [s for s in self.measured.sources if s.provenance.startswith("measured")]
         parts = {part for source in sources for part in source.parts}
-        return max((c.tick_s for c in self.measured.counters if c.part in parts), default=0.0)
+        ticks_s = [
+            counter.tick_s
+            for counter in self.measured.counters
+            # One that stands still has no tick, polled power none while the sampler stands still.
+            if counter.part in parts
+            and counter.longest_still_s <= self.limits.max_still_s
+            and not (self.has_gap and not counter.ticks)
+        ]
+        return max(ticks_s, default=0.0)
 
     @property
     def has_gap(self) -> bool:
@@ -93,7 +104,8 @@ def _counters(evidence: Evidence) -> Iterator[Doubt]:
                 f"{counter.longest_still_s:.1f} s: its joules are too few",
                 limit=f"{evidence.limit('max_still_s', ' s')}; RAPL ticks a thousand, NVML's "
                 "counter ten times a second",
-                remedy="Reload the driver, and run the cell again",
+                remedy="Reload the driver, and run the cell again; if it never moves, leave it out "
+                f"(hardware.energy_sources.{counter.part.rstrip('0123456789')}=none)",
                 severity="invalid",
             )
         if counter.range_j is not None and counter.longest_gap_s * counter.peak_w > counter.range_j:
@@ -121,7 +133,7 @@ def _gpu_power(evidence: Evidence) -> Iterator[Doubt]:
     measured = evidence.measured
     counted = any(source.provenance == "measured:nvml" for source in measured.sources)
     polled_w = measured.trace.mean.get("power/polled_gpu_w")
-    if not counted or not polled_w or evidence.has_gap or _is_short(evidence, measured.active):
+    if not counted or not polled_w or evidence.has_gap or measured.active.duration_s < POLLED_S:
         return
     counted_w = energy.mean_power_w(measured.active)["gpu"]
     if abs(counted_w - polled_w) > evidence.limits.max_power_mismatch_fraction * polled_w:
@@ -170,19 +182,36 @@ def _windows(evidence: Evidence) -> Iterator[Doubt]:
 def _net(evidence: Evidence) -> Iterator[Doubt]:
     measured = evidence.measured
     net_j = energy.net_energy_j(measured.active, measured.idle_w)
-    for component in sorted(net_j):
-        if net_j[component] < 0:
+    for source in measured.sources:
+        component = source.component
+        # A DIMM draws the same at work by the model, so that its net is rounding.
+        if component not in net_j or source.provenance == "modelled:dimm":
+            continue
+        u95_j = 0.0
+        if component in measured.measured_components:
+            u95_j = measured.net_u95_j(component) or 0.0
+        if net_j[component] < -u95_j:
             yield Doubt(
                 code=f"negative_net_{component}",
                 seen=f"net {component} energy is {net_j[component]:.1f} J: less than idle",
-                remedy="The workload drew nothing above the noise of idle, or idle was disturbed",
+                remedy="Idle was disturbed, or the machine draws less at work: run the cell again",
             )
-    total_j = energy.total(net_j)
-    u95_j = measured.net_u95_j(*net_j) if net_j and not measured.is_modelled else None
-    if u95_j is not None and 0 <= total_j <= u95_j:
+    metered = [component for component in measured.measured_components if component in net_j]
+    if not metered:
+        return
+    total_j, total_u95_j = sum(net_j[c] for c in metered), measured.net_u95_j(*metered)
+    if total_u95_j is None:
+        yield Doubt(
+            code="no_uncertainty",
+            seen="the windows hold too few samples to tell how power wavers: there is no "
+            "energy/net_u95_j",
+            remedy="Raise idle.window_s, or shorten sampler.period_s",
+        )
+    elif abs(total_j) <= total_u95_j:
         yield Doubt(
             code="net_within_uncertainty",
-            seen=f"net energy is {total_j:.3g} J ± {u95_j:.3g} J: it may be nothing at all",
+            seen=f"the net energy of {', '.join(metered)} is {total_j:.3g} J ± "
+            f"{total_u95_j:.3g} J: it may be nothing at all",
             limit="the 95 % interval holds 0",
             remedy="Lengthen the passes (phase.epochs, phase.min_active_s), and idle.window_s",
         )
@@ -268,10 +297,12 @@ def _company(evidence: Evidence) -> Iterator[Doubt]:
 
 def _machine(evidence: Evidence) -> Iterator[Doubt]:
     before, after = evidence.measured.conditions
-    if (swapped_bytes := after.swapped_bytes - before.swapped_bytes) > 0:
+    swapped_bytes = after.swapped_bytes - before.swapped_bytes
+    if swapped_bytes > evidence.limits.max_swapped_bytes:
         yield Doubt(
             code="swapping",
             seen=f"{swapped_bytes / 2**20:.1f} MiB were swapped in or out during the cell",
+            limit=f"quality.max_swapped_bytes={evidence.limits.max_swapped_bytes}",
             remedy="Free memory, or take a smaller batch_size",
         )
     if (suspended_s := after.suspended_s - before.suspended_s) > evidence.limits.max_clock_jump_s:
@@ -333,7 +364,21 @@ def _clocks(evidence: Evidence) -> Iterator[Doubt]:
                 seen=f"{part} went {rise_celsius:+.0f} °C from the start of the passes to their "
                 "end: power was not steady, and idle before and after differ",
                 limit=evidence.limit("max_warming_celsius", " °C"),
-                remedy="Raise phase.warmup_batches or phase.epochs",
+                remedy="Lengthen the passes (phase.epochs, phase.min_active_s), so that most of "
+                "them are warm",
+            )
+
+
+def _power_limit(evidence: Evidence) -> Iterator[Doubt]:
+    wanted_w = evidence.cell.config.get("hardware", {}).get("power_limit_w")
+    for part, limits_w in evidence.measured.trace.power_limits_w.items():
+        if len(limits_w) > 1:
+            yield Doubt(
+                code=f"power_limit_changed_{part}",
+                seen=f"the power limit of {part} was changed during the cell: "
+                + ", ".join(f"{limit_w:g} W" for limit_w in limits_w),
+                remedy="Keep other tools from it (nvidia-smi -pl, DCGM), and run the cell again",
+                severity="warning" if wanted_w is None else "invalid",
             )
 
 
@@ -400,6 +445,7 @@ CHECKS = (
     _company,
     _machine,
     _clocks,
+    _power_limit,
     _information,
     _outcome,
 )

@@ -89,7 +89,9 @@ class CounterHealth:
     part: str
     range_j: float | None
     tick_s: float
-    """Time between two advances, as observed; of polled power, the longest gap."""
+    """Time between two advances, as observed; without a tick, the longest time between readings."""
+    ticks: bool
+    """Whether it advances by itself; polled power and models advance when they are read."""
     quantum_j: float
     num_wraps: int
     num_resets: int
@@ -99,6 +101,11 @@ class CounterHealth:
     """Longest time without an advance."""
     peak_w: float
     """Highest mean power between two readings at least 50 ms apart."""
+
+    @property
+    def readout(self) -> Readout:
+        """How finely it can be read."""
+        return Readout(tick_s=self.tick_s, ticks=self.ticks, quantum_j=self.quantum_j)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -210,6 +217,8 @@ class TraceSummary:
     """By GPU: how much warmer it was in the last tenth of the passes than in the first."""
     idle_fall_celsius: dict[str, float]
     """By GPU: how much cooler it got in an idle window, the greater of the two."""
+    power_limits_w: dict[str, list[float]]
+    """By GPU: the power limits in force during the cell, in ascending order; one, as a rule."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -240,6 +249,8 @@ class Measurement:
     """On the test split: after the last epoch when training, unmetered; else the pass itself."""
     idle_series: tuple[PowerSeries, PowerSeries]
     """Power by device over the idle windows, before and after."""
+    active_series: PowerSeries
+    """The same over the passes."""
     counters: list[CounterHealth]
     trace: TraceSummary
     conditions: tuple[Conditions, Conditions]
@@ -272,24 +283,25 @@ class Measurement:
 
         None where it cannot be told: the idle windows hold too few samples.
         """
-        active = self.active
-        parts = {source.component: source.parts for source in self.sources if source.parts}
         bracket = Bracket(
-            active=active,
+            active=self.active,
             idle=self.idle_windows,
             series=self.idle_series,
-            parts=parts,
-            readouts={
-                counter.part: Readout(tick_s=counter.tick_s, quantum_j=counter.quantum_j)
-                for counter in self.counters
-            },
-            model_error_j={
-                source.component: source.error_fraction * active.energy_j[source.component]
+            active_series=self.active_series,
+            parts={source.component: source.parts for source in self.sources if source.parts},
+            readouts={counter.part: counter.readout for counter in self.counters},
+            model_error_fraction={
+                source.component: source.error_fraction
                 for source in self.sources
-                if source.error_fraction is not None and source.component in active.energy_j
+                if source.error_fraction is not None
             },
         )
         return net_u95_j(bracket, components)
+
+    @property
+    def measured_components(self) -> list[str]:
+        """Those that a counter or a power sensor metered."""
+        return [s.component for s in self.sources if s.provenance.startswith("measured")]
 
     @property
     def is_modelled(self) -> bool:

@@ -4,6 +4,7 @@ One thread in the measured process. It runs through the idle windows as through 
 it costs cancels out; and since it reads the meter at every tick, no wrap of a counter is missed.
 """
 
+import math
 import os
 import threading
 import time
@@ -37,7 +38,6 @@ class Sampler:
             fast |= probe.fast
             slow |= probe.slow
         self._fast, self._slow = list(fast.values()), list(slow.values())
-        self._slow_values: list[float] = []
         self._slow_due_s = 0.0
         self._cpu_times = CpuTimes()
         names = [trace.TIME, trace.CPU_BUSY, trace.CPU_STOLEN, trace.CPU_TOTAL, trace.CPU_OWN]
@@ -55,6 +55,10 @@ class Sampler:
         self._stop.set()
         self._thread.join()
 
+    def refresh(self) -> None:
+        """Read what changes slowly at the next tick, and every second from then on."""
+        self._slow_due_s = 0.0
+
     def check(self) -> None:
         """Raise what went wrong in the background, if anything did."""
         if self._error is not None:
@@ -71,8 +75,8 @@ class Sampler:
 
     def _sample(self) -> None:
         reading = self._meter.read()
-        if reading.monotonic_s >= self._slow_due_s:
-            self._slow_values = [read() for read in self._slow]
+        is_due = reading.monotonic_s >= self._slow_due_s
+        if is_due:
             self._slow_due_s = reading.monotonic_s + trace.SLOW_PERIOD_S
         row = [
             self._meter.unix_s(reading.monotonic_s),
@@ -80,7 +84,7 @@ class Sampler:
             time.process_time(),
             *reading.part_energy_j.values(),
             *(read() for read in self._fast),
-            *self._slow_values,
+            *(read() if is_due else math.nan for read in self._slow),
         ]
         for column, value in zip(self._columns.values(), row, strict=True):
             column.append(value)

@@ -119,23 +119,25 @@ def summarise(
         idle_mean=_utilisation(columns, idle),
         active_rise_celsius=_rise_celsius(columns, passes, share=0.1),
         idle_fall_celsius=_worst_fall_celsius(columns, idle),
+        power_limits_w={
+            match[1]: np.unique(values[~np.isnan(values)]).tolist()
+            for name, values in columns.items()
+            if (match := re.fullmatch(r"(gpu\d+)_power_limit_w", name))
+        },
     )
 
 
 def _rise_celsius(
     columns: Columns, windows: Sequence[EnergyWindow], share: float
 ) -> dict[str, float]:
-    """By GPU: mean temperature of the last `share` of the windows less that of the first.
-
-    What is read seldom is up to SLOW_PERIOD_S old: the windows' first moments tell of before.
-    """
+    """By GPU: mean temperature of the last `share` of the windows less that of the first."""
     inside = _inside(columns, windows)
-    inside &= columns[TIME] >= windows[0].started_at_s + SLOW_PERIOD_S
     risen: dict[str, float] = {}
     for name, values in columns.items():
         if match := re.fullmatch(r"(gpu\d+)_temperature_celsius", name):
             known = values[inside & ~np.isnan(values)]
-            if num := round(share * len(known)):
+            if len(known) > 1:
+                num = max(1, round(share * len(known)))
                 risen[match[1]] = float(known[-num:].mean() - known[:num].mean())
     return risen
 
@@ -150,10 +152,10 @@ def idle_series(
     columns: Columns, before: EnergyWindow, after: EnergyWindow
 ) -> tuple[PowerSeries, PowerSeries]:
     """Power by device over the idle windows."""
-    return _power_series(columns, before), _power_series(columns, after)
+    return power_series(columns, before), power_series(columns, after)
 
 
-def _power_series(columns: Columns, window: EnergyWindow) -> PowerSeries:
+def power_series(columns: Columns, window: EnergyWindow) -> PowerSeries:
     """Mean power of each device over blocks of one window; as many as there are samples for."""
     first, after = np.searchsorted(columns[TIME], _edges_s(window))
     num_blocks = max(0, min(SERIES_BLOCKS, after - 1 - first))

@@ -13,6 +13,8 @@ T seconds of work between idle windows of D seconds each:
   T²·S/2D + T·S, where S (W²·s) is the long-run variance of idle power, autocorrelation included.
 - *drift*: idle power went from one value to another while the passes ran, at once or little by
   little. The mean of the two windows is off by at most half their difference.
+- *polling*: where power is polled and not counted, what the work drew between two readings is not
+  known; how the readings waver says how much that may be.
 - *model*: for a component that is modelled, the model's own error, and nothing of the above.
 
 What is not in it: the error of the sensor itself. A board's power reading may be off by 5 % for
@@ -57,7 +59,9 @@ class Readout:
     """How finely a counter can be read."""
 
     tick_s: float
-    """Time between two advances."""
+    """Time between two advances; of polled power, the longest time between two readings."""
+    ticks: bool
+    """Whether it counts by itself; polled power knows of the moments of its readings only."""
     quantum_j: float
     """Smallest step of its value."""
 
@@ -67,16 +71,17 @@ class Bracket:
     """The metered work of one cell between its idle windows."""
 
     active: EnergyWindow
-    """All passes, end to end. What one pass misses at its end the next one has at its start."""
+    """All passes, end to end; one begins with the reading that ends the other."""
     idle: tuple[EnergyWindow, EnergyWindow]
     series: tuple[PowerSeries, PowerSeries]
     """Of the idle windows, before and after."""
+    active_series: PowerSeries
     parts: Mapping[str, Sequence[str]]
     """The devices of each component."""
     readouts: Mapping[str, Readout]
     """By device, for those that are counted."""
-    model_error_j: Mapping[str, float]
-    """95 % half-width of what a model says, by component, for those that are modelled."""
+    model_error_fraction: Mapping[str, float]
+    """95 % half-width of what a model says of gross energy, for components that are modelled."""
 
     @property
     def idle_s(self) -> float:
@@ -89,26 +94,33 @@ def net_u95_j(bracket: Bracket, components: Sequence[str]) -> float | None:
 
     None where the idle windows were sampled too seldom to tell how idle power wavers.
     """
-    counted = [c for c in components if c not in bracket.model_error_j]
-    noise_j = _noise_j(bracket, counted)
-    if noise_j is None:
+    modelled = [c for c in components if c in bracket.model_error_fraction]
+    counted = [c for c in components if c not in modelled]
+    noise_j, polling_j = _noise_j(bracket, counted), _polling_j(bracket, counted)
+    if noise_j is None or polling_j is None:
         return None
-    normal_j = [
-        noise_j,
-        *(bracket.model_error_j[c] / NORMAL_95 for c in components if c not in counted),
+    model_j = [
+        bracket.model_error_fraction[c] * bracket.active.energy_j[c] / NORMAL_95 for c in modelled
     ]
-    bounds = [bound for c in counted for bound in _bounds_j(bracket, c)]
-    return half_width(bounds, math.hypot(*normal_j))
+    bounds = [_drift_bounds_j(bracket, counted)]
+    bounds += [bound for c in counted for bound in _reading_bounds_j(bracket, c)]
+    return half_width(bounds, math.hypot(noise_j, polling_j, *model_j))
 
 
-def _bounds_j(bracket: Bracket, component: str) -> list[Bounds]:
-    """Errors of net energy (measured less true) that are uniform between two bounds."""
+def _drift_bounds_j(bracket: Bracket, components: Sequence[str]) -> Bounds:
+    """Half of what idle power drifted: components may drift together, so their drifts add up."""
+    before_w, after_w = (energy.mean_power_w(window) for window in bracket.idle)
+    drift_w = sum(abs(after_w[c] - before_w[c]) for c in components)
+    # Widened, so that 95 % of it reaches the worst case: a step as the passes end.
+    drift_j = drift_w / 2 * bracket.active.duration_s / CONFIDENCE
+    return -drift_j, drift_j
+
+
+def _reading_bounds_j(bracket: Bracket, component: str) -> list[Bounds]:
+    """What each reading adds to net energy (measured less true), uniform between two bounds."""
     active, idle = bracket.active, energy.join(bracket.idle)
     work_s = active.duration_s
-    before_w, after_w = (energy.mean_power_w(window)[component] for window in bracket.idle)
-    # Widened, so that 95 % of it reaches the worst case: a step as the passes end.
-    drift_j = abs(after_w - before_w) / 2 * work_s / CONFIDENCE
-    bounds = [(-drift_j, drift_j)]
+    bounds: list[Bounds] = []
     per_idle = work_s / bracket.idle_s
     for part in bracket.parts[component]:
         readout = bracket.readouts[part]
@@ -139,17 +151,34 @@ def _noise_j(bracket: Bracket, components: Sequence[str]) -> float | None:
     form = _quadratic_form(*map(len, powers_w))
     power_w = np.concatenate(powers_w)
     block_s = sum(series.block_s for series in bracket.series) / 2
-    # Ticks make neighbouring blocks waver against each other; _bounds_j has that already.
+    # Ticks make neighbouring blocks waver against each other; the readings' bounds hold that.
     idle = energy.join(bracket.idle)
     tick_j2 = sum(
         (bracket.readouts[p].tick_s * idle.part_energy_j[p] / idle.duration_s) ** 2 / 12
         for p in parts
+        if bracket.readouts[p].ticks
     )
-    seen_w2 = float(power_w @ form.matrix @ power_w) - form.of_ticks * tick_j2 / block_s**2
+    seen_w2 = form.of(power_w) - form.of_ticks * tick_j2 / block_s**2
     long_run_w2_s = max(0.0, seen_w2) / form.trace * block_s  # a variance has no sign to lose
     work_s = bracket.active.duration_s
     variance_j2 = long_run_w2_s * (work_s**2 / bracket.idle_s + work_s)
     return math.sqrt(variance_j2) * form.widening
+
+
+def _polling_j(bracket: Bracket, components: Sequence[str]) -> float | None:
+    """Standard deviation for what the work drew between two readings of polled power.
+
+    The sum over T seconds of readings that waver with the long-run variance S wavers by T·S.
+    """
+    parts = [p for c in components for p in bracket.parts[c] if not bracket.readouts[p].ticks]
+    if not parts:
+        return 0.0
+    power_w = _together(bracket.active_series, parts)
+    if len(power_w) < MIN_BLOCKS:
+        return None
+    form = _quadratic_form(len(power_w))
+    long_run_w2_s = form.of(power_w) / form.trace * bracket.active_series.block_s
+    return math.sqrt(bracket.active.duration_s * long_run_w2_s) * form.widening
 
 
 def _together(series: PowerSeries, parts: Sequence[str]) -> Matrix:
@@ -159,7 +188,7 @@ def _together(series: PowerSeries, parts: Sequence[str]) -> Matrix:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _QuadraticForm:
-    """Long-run variance of a series x in two windows, as xᵀ·matrix·x / trace."""
+    """Long-run variance of a series x, in one window or two, as xᵀ·matrix·x / trace."""
 
     matrix: Matrix
     trace: float
@@ -168,9 +197,13 @@ class _QuadraticForm:
     widening: float
     """Student's t over the normal quantile, at the form's degrees of freedom."""
 
+    def of(self, values: Matrix) -> float:
+        """The form of a series, never below zero but for rounding."""
+        return max(0.0, float(values @ self.matrix @ values))
+
 
 @lru_cache(maxsize=32)
-def _quadratic_form(num_before: int, num_after: int) -> _QuadraticForm:
+def _quadratic_form(*nums: int) -> _QuadraticForm:
     """Autocovariances with Bartlett's weights, after a straight line is taken from each window.
 
     Newey and West (1987). Dividing by the trace makes it right on average for white noise; degrees
@@ -178,10 +211,10 @@ def _quadratic_form(num_before: int, num_after: int) -> _QuadraticForm:
     """
     from scipy.special import stdtrit  # a quarter of a second, wanted once a process
 
-    size = num_before + num_after
+    size = sum(nums)
     matrix, ticks = np.zeros((size, size)), np.zeros((size, size))
-    for window in (slice(0, num_before), slice(num_before, size)):
-        num = window.stop - window.start
+    for number, num in enumerate(nums):
+        window = slice(sum(nums[:number]), sum(nums[: number + 1]))
         place = np.arange(num)
         line = np.stack([np.ones(num), place - place.mean()], axis=1)
         residual = np.eye(num) - line @ np.linalg.pinv(line)

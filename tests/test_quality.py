@@ -59,6 +59,7 @@ def counter(part: str, **changes: object) -> CounterHealth:
         "part": part,
         "range_j": None,
         "tick_s": 0.1,
+        "ticks": True,
         "quantum_j": 0.0,
         "num_wraps": 0,
         "num_resets": 0,
@@ -90,6 +91,7 @@ TRACE = TraceSummary(
     idle_mean={"utilisation/cpu_percent": 2.0, "utilisation/gpu_percent": 0.0},
     active_rise_celsius={"gpu0": 10.0},
     idle_fall_celsius={"gpu0": 1.0},
+    power_limits_w={"gpu0": [300.0]},
 )
 STEADY = PowerSeries(block_s=0.5, part_power_w={"gpu0": [50.0] * 20, "cpu0": [20.0] * 20})
 CONDITIONS = Conditions(
@@ -136,6 +138,9 @@ CLEAN = Measurement(
     passes=[trained(window(20, gpu=200.0, cpu=60.0))],
     evaluation=OUTCOME,
     idle_series=(STEADY, STEADY),
+    active_series=PowerSeries(
+        block_s=1.0, part_power_w={"gpu0": [200.0] * 20, "cpu0": [60.0] * 20}
+    ),
     counters=[counter("gpu0"), counter("cpu0", tick_s=0.001, range_j=262_143.0, num_wraps=1)],
     trace=TRACE,
     conditions=(CONDITIONS, CONDITIONS),
@@ -219,7 +224,13 @@ DOUBTFUL: dict[str, Measurement] = {
     "cpu_stolen": with_mean("utilisation/cpu_stolen_percent", 1.1),
     "gpu_throttled": with_mean("utilisation/gpu_slowed_fraction", 0.06),
     "gpu_power_capped": with_mean("utilisation/gpu_power_capped_fraction", 0.06),
-    "swapping": ending_in(swapped_bytes=8192),
+    "swapping": ending_in(swapped_bytes=4096 + 1_000_001),
+    "power_limit_changed_gpu0": replace(
+        CLEAN, trace=replace(TRACE, power_limits_w={"gpu0": [200.0, 300.0]})
+    ),
+    "no_uncertainty": replace(
+        CLEAN, idle_series=(PowerSeries(block_s=0.0, part_power_w={"gpu0": [], "cpu0": []}), STEADY)
+    ),
     "clock_jump": ending_in(unix_offset_s=1.7e9 - 0.6),
     "suspended": ending_in(suspended_s=100.6),
     "loss_not_finite": replace(CLEAN, evaluation=replace(OUTCOME, loss=math.nan)),
@@ -369,6 +380,49 @@ def test_a_power_limit_that_was_asked_for_may_be_reached() -> None:
     capped = replace(CELL, config={"hardware": {"power_limit_w": 150.0}})
 
     assert quality.doubts(DOUBTFUL["gpu_power_capped"], ENVIRONMENT, capped, Quality()) == []
+
+
+def test_a_limit_that_was_to_be_held_and_was_not_makes_the_cell_invalid() -> None:
+    capped = replace(CELL, config={"hardware": {"power_limit_w": 200.0}})
+    changed = DOUBTFUL["power_limit_changed_gpu0"]
+    [doubt] = quality.doubts(changed, ENVIRONMENT, capped, Quality())
+    assert doubt.severity == "invalid"
+
+
+# The model of DIMMs draws the same at work: its net is what rounding leaves of zero.
+def test_a_modelled_dram_is_never_negative() -> None:
+    dram = source("dram", "modelled:dimm")
+    measured = replace(
+        with_sources(GPU, CPU, dram),
+        idle_before=window(10, gpu=50.0, cpu=20.0, dram=3.0),
+        idle_after=window(10, gpu=50.0, cpu=20.0, dram=3.0),
+        passes=[trained(window(20, gpu=200.0, cpu=60.0, dram=2.9999))],
+    )
+    assert [doubt.code for doubt in doubts(measured)] == ["modelled_dram"]
+
+
+# 49.9 W of 50 W idle: 2 J less, where a tick alone is 5 J. The CPU's 800 J are beyond doubt.
+def test_a_net_below_zero_within_its_uncertainty_is_nothing_to_doubt() -> None:
+    passes = [trained(window(20, gpu=49.9, cpu=60.0))]
+
+    assert doubts(replace(CLEAN, passes=passes)) == []
+
+
+# What the GPU drew above idle is in doubt, whatever a model says of the CPU.
+def test_a_model_does_not_vouch_for_what_is_measured() -> None:
+    measured = replace(
+        with_sources(GPU, source("cpu", "modelled:tdp"), DRAM),
+        passes=[trained(window(20, gpu=50.05, cpu=60.0))],
+    )
+    codes = [doubt.code for doubt in doubts(measured)]
+    assert codes == ["modelled_cpu", "net_within_uncertainty"]
+
+
+# A counter that never moves shows no tick: it is stuck, and its windows are none too short.
+def test_a_stuck_counter_is_not_called_slow_as_well() -> None:
+    measured = with_counter(longest_still_s=30.0, tick_s=0.5)
+
+    assert [doubt.code for doubt in doubts(measured)] == ["counter_stuck"]
 
 
 def test_every_doubt_and_every_threshold_is_documented() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import CommandLine
 
-from greenlab.record import Doubt, Record, read_record
+from greenlab.record import Doubt, Measurement, Record, read_record
 from greenlab.selftest.__main__ import main
 from greenlab.selftest.cases import CASES, Case
 from greenlab.selftest.measuring import Result, judge
@@ -66,7 +66,7 @@ def test_coverage_is_printed_for_programs(capsys: pytest.CaptureFixture[str]) ->
 class Log(SimulatedMachine):
     """A machine whose log says that it worked at full load for 15 s of the golden record's 15 s.
 
-    The golden record's net joules are 2250 (gpu) and 600 (cpu) in that time.
+    The golden record's net joules are 1650 and 600 (GPUs) and 600 (CPU) in that time.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,10 @@ class Log(SimulatedMachine):
 
     def true_work_j(self, counter: str, unix_from: float, unix_to: float) -> float:
         assert unix_to - unix_from == pytest.approx(15)
-        return {"gpu": 2250.0, "cpu": 600.0}[counter]
+        return {"gpu-0": 1650.0, "gpu-1": 600.0, "package-0": 600.0}[counter]
+
+    def true_active_s(self, unix_from: float, unix_to: float) -> float:
+        return 15.0
 
 
 @pytest.fixture
@@ -85,7 +88,19 @@ def golden() -> Record:
     return replace(record, doubts=[], measurement=replace(record.measurement, sources=sources))
 
 
-BOTH = {"gpu": ("gpu",), "cpu": ("cpu",)}
+def with_more(measured: Measurement, **joules: float) -> Measurement:
+    """As if the counters of these devices had shown more."""
+    first = measured.passes[0]
+    window = first.window
+    parts, components = dict(window.part_energy_j), dict(window.energy_j)
+    for part, more_j in joules.items():
+        parts[part] += more_j
+        components[part.rstrip("01")] += more_j
+    window = replace(window, part_energy_j=parts, energy_j=components)
+    return replace(measured, passes=[replace(first, window=window), *measured.passes[1:]])
+
+
+BOTH = {"gpu": ("gpu-0", "gpu-1"), "cpu": ("package-0",)}
 GOLDEN_CASE = Case(name="golden", machine=workstation, counters=BOTH)
 
 
@@ -97,19 +112,34 @@ def test_right_joules_hold(golden: Record) -> None:
 def test_joules_off_by_more_than_a_percent_do_not_hold(golden: Record) -> None:
     measured = golden.measurement
     assert measured is not None
-    first = measured.passes[0]
-    more = replace(
-        first.window, energy_j={**first.window.energy_j, "cpu": first.window.energy_j["cpu"] + 6.1}
-    )
-    passes = [replace(first, window=more), *measured.passes[1:]]
-    wrong = replace(golden, measurement=replace(measured, passes=passes))
+    wrong = replace(golden, measurement=with_more(measured, cpu0=6.1))
     result = judge(GOLDEN_CASE, wrong, Log())
     assert not result.holds
-    assert "cpu is 606.10 J, in truth 600.00 J" in result.verdict
+    assert "cpu0 is 606.10 J, in truth 600.00 J" in result.verdict
+
+
+# 20 J from one GPU to the other: their sum is right.
+def test_devices_that_are_mixed_up_do_not_hold(golden: Record) -> None:
+    measured = golden.measurement
+    assert measured is not None
+    wrong = replace(golden, measurement=with_more(measured, gpu0=20.0, gpu1=-20.0))
+    assert not judge(GOLDEN_CASE, wrong, Log()).holds
+
+
+def test_a_truth_outside_the_stated_interval_does_not_hold(golden: Record) -> None:
+    measured = golden.measurement
+    assert measured is not None
+    wrong = replace(golden, measurement=with_more(measured, cpu0=1.0))  # 0.2 % of it, ± 0.06 J
+    assert "outside the stated" in judge(GOLDEN_CASE, wrong, Log()).verdict
+
+
+def test_wraps_that_never_came_prove_nothing(golden: Record) -> None:
+    wrapping = replace(GOLDEN_CASE, min_wraps=99)
+    assert "of 99 and more" in judge(wrapping, golden, Log()).verdict
 
 
 def test_a_component_that_should_not_be_there_does_not_hold(golden: Record) -> None:
-    only_cpu = replace(GOLDEN_CASE, counters={"cpu": ("cpu",)})
+    only_cpu = replace(GOLDEN_CASE, counters={"cpu": ("package-0",)})
     assert "gpu is measured:nvml" in judge(only_cpu, golden, Log()).verdict
 
 

@@ -186,17 +186,27 @@ def test_a_virtual_machine_has_its_cores_share_of_the_socket() -> None:
 
 # 720 W × 2 / 192 = 7.5 W: hypervisors that show each CPU as a socket change nothing.
 def test_a_virtual_machine_of_two_sockets_has_its_share_of_both() -> None:
-    basis = tdp_basis(machine(cores=2, sockets=2, is_virtual=True), Hardware())
+    basis = tdp_basis(machine(cores=192, sockets=1, is_virtual=True), Hardware())
 
-    assert basis.full_power_w == pytest.approx(7.5)
-    assert "× 2/192 of 2 sockets (virtual machine)" in basis.detail
+    assert basis.full_power_w == 720
+    assert "× 192/192 of 2 sockets (virtual machine)" in basis.detail
 
 
-def test_a_virtual_machine_has_the_whole_socket_at_most() -> None:
-    basis = tdp_basis(machine(cores=192, is_virtual=True), Hardware())
+# Hypervisors like to show a socket per core; the two cores are of one socket all the same.
+def test_a_virtual_machines_sockets_are_not_believed() -> None:
+    shown = machine(cores=2, sockets=2, is_virtual=True)
 
-    assert basis.full_power_w == 360
-    assert "× 96/96 of a socket" in basis.detail
+    assert tdp_basis(shown, Hardware()).full_power_w == pytest.approx(7.5)
+    share = Hardware(socket_share_fraction=0.5)
+    assert tdp_basis(shown, share).full_power_w == 180
+
+
+# One core more than a socket has: 720 W × 97 / 192.
+def test_a_virtual_machine_may_be_more_than_a_socket() -> None:
+    basis = tdp_basis(machine(cores=97, is_virtual=True), Hardware())
+
+    assert basis.full_power_w == pytest.approx(363.75)
+    assert "× 97/192 of 2 sockets" in basis.detail
 
 
 # 400 W, set lower in the firmware than the data sheet's: 400 × 24 / 96 = 100 W.

@@ -42,9 +42,10 @@ PLAIN = Bracket(
     active=window(100),
     idle=(window(20), window(20)),
     series=(STEADY, STEADY),
+    active_series=series(*[100.0] * 20),
     parts={"cpu": ["cpu0"]},
-    readouts={"cpu0": Readout(tick_s=0.0, quantum_j=0.0)},
-    model_error_j={},
+    readouts={"cpu0": Readout(ticks=True, tick_s=0.0, quantum_j=0.0)},
+    model_error_fraction={},
 )
 
 
@@ -116,13 +117,13 @@ def test_ticks_are_unsure_at_all_six_readings() -> None:
     for side in (-1, 1, -1, 1):
         draws += side * random.uniform(0, 1, len(draws))
     expected = float(np.quantile(np.abs(draws), 0.95))
-    ticking = {"cpu0": Readout(tick_s=0.1, quantum_j=0.0)}
+    ticking = {"cpu0": Readout(ticks=True, tick_s=0.1, quantum_j=0.0)}
 
     assert u95_j(readouts=ticking) == pytest.approx(expected, rel=0.005)
 
 
 def test_a_quantum_counts_like_a_tick_of_as_many_joules() -> None:
-    coarse = {"cpu0": Readout(tick_s=0.0, quantum_j=2.0)}
+    coarse = {"cpu0": Readout(ticks=True, tick_s=0.0, quantum_j=2.0)}
     random = np.random.default_rng(2)
     draws = random.uniform(-2, 0, 1_000_000) + random.uniform(0, 2, 1_000_000)
     for side in (-1, 1, -1, 1):
@@ -166,7 +167,7 @@ def test_noise_that_remembers_itself_is_not_averaged_away() -> None:
 # up to 4 W; the readings' own errors hold that already.
 def test_ticks_are_not_taken_for_noise_as_well() -> None:
     random = np.random.default_rng(5)
-    ticking = {"cpu0": Readout(tick_s=0.1, quantum_j=0.0)}
+    ticking = {"cpu0": Readout(ticks=True, tick_s=0.1, quantum_j=0.0)}
     alone_j = u95_j(readouts=ticking)
     found = []
     for _ in range(200):
@@ -197,7 +198,8 @@ def test_a_longer_idle_window_makes_surer() -> None:
 
 
 def test_a_model_is_as_unsure_as_it_is_said_to_be() -> None:
-    assert u95_j(model_error_j={"cpu": 300.0}, readouts={}) == pytest.approx(300)
+    # 30 % of 1000 J.
+    assert u95_j(model_error_fraction={"cpu": 0.3}, readouts={}) == pytest.approx(300)
 
 
 def test_too_few_samples_say_nothing_rather_than_something() -> None:
@@ -216,11 +218,60 @@ def test_any_number_of_blocks_from_there_on_gives_a_number(num: int) -> None:
 
 @pytest.mark.parametrize("watts", [0.0, 1e-9, 1e6])
 def test_no_power_is_too_small_or_large(watts: float) -> None:
-    ticking = {"cpu0": Readout(tick_s=0.1, quantum_j=0.001)}
+    ticking = {"cpu0": Readout(ticks=True, tick_s=0.1, quantum_j=0.001)}
     found = u95_j(active=window(watts), readouts=ticking)
 
     assert found >= 0
     assert math.isfinite(found)
+
+
+# Polled power that wavers with a long-run variance of 50² W² × 0.5 s over 10 s of work: 112 J.
+def test_what_polling_does_not_see_of_the_work_is_unsure() -> None:
+    random = np.random.default_rng(8)
+    polled = {"cpu0": Readout(ticks=False, tick_s=0.0, quantum_j=0.0)}
+    found = []
+    for _ in range(200):
+        wavering = series(*(100 + 50 * random.normal(size=20)))
+        found.append(u95_j(readouts=polled, active_series=wavering))
+
+    assert np.sqrt(np.mean(np.square(found))) == pytest.approx(
+        math.sqrt(10 * 50**2 * 0.5) * 2.5,
+        rel=0.1,  # Student's t at 6 degrees of freedom
+    )
+    assert u95_j(active_series=wavering) == pytest.approx(0, abs=1e-4)  # a counter misses nothing
+
+
+def test_polled_idle_noise_is_not_taken_for_ticks() -> None:
+    random = np.random.default_rng(9)
+    noisy = tuple(series(*random.normal(20, 1, 20)) for _ in range(2))
+    polled = {"cpu0": Readout(ticks=False, tick_s=0.12, quantum_j=0.0)}
+
+    assert u95_j(readouts=polled, series=noisy) > u95_j(series=noisy)
+
+
+# Two components that drift by 2 W each may have done so together: 2 W × 10 s at worst.
+def test_drifts_add_up() -> None:
+    def both(one: EnergyWindow) -> EnergyWindow:
+        joules = one.energy_j["cpu"]
+        return replace(
+            one,
+            energy_j={"cpu": joules, "gpu": joules},
+            part_energy_j={"cpu0": joules, "gpu0": joules},
+        )
+
+    two = replace(
+        PLAIN,
+        active=both(PLAIN.active),
+        idle=(both(window(20)), both(window(22))),
+        series=tuple(
+            PowerSeries(block_s=0.5, part_power_w={"cpu0": [20.0] * 20, "gpu0": [20.0] * 20})
+            for _ in range(2)
+        ),
+        parts={"cpu": ["cpu0"], "gpu": ["gpu0"]},
+        readouts={part: PLAIN.readouts["cpu0"] for part in ("cpu0", "gpu0")},
+    )
+
+    assert net_u95_j(two, ["cpu", "gpu"]) == pytest.approx(20, rel=1e-3)
 
 
 # Idle power of two devices that swing against each other adds up to a steady one.
@@ -248,7 +299,9 @@ def test_what_components_share_is_seen_in_their_total() -> None:
         idle=(of_two(PLAIN.idle[0]), of_two(PLAIN.idle[1])),
         series=both,
         parts={"cpu": ["cpu0"], "dram": ["dram0"]},
-        readouts={part: Readout(tick_s=0.0, quantum_j=0.0) for part in ("cpu0", "dram0")},
+        readouts={
+            part: Readout(ticks=True, tick_s=0.0, quantum_j=0.0) for part in ("cpu0", "dram0")
+        },
     )
     alone_j = net_u95_j(bracket, ["cpu"])
 

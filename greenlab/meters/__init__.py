@@ -77,9 +77,18 @@ class Meter:
 
     def end(self) -> EnergyWindow:
         """Close the window. The device must be synchronised."""
+        window = self.lap()
+        self._began = None
+        return window
+
+    def lap(self) -> EnergyWindow:
+        """Close the window and open the next one with the same reading: nothing falls between.
+
+        What a counter's tick keeps from one window it gives to the next.
+        """
         end, begin = self.read(), self._began
         assert begin is not None, "no window has begun"
-        self._began = None
+        self._began = end
         part_j = {
             part: joules - begin.part_energy_j[part] for part, joules in end.part_energy_j.items()
         }

@@ -101,6 +101,7 @@ class Counter:
             part=self.part,
             range_j=self._range_j,
             tick_s=self._tick_s or self._longest_gap_s,
+            ticks=self._tick_s is not None,
             quantum_j=self._quantum_j,
             num_wraps=self._num_wraps,
             num_resets=self._num_resets,

@@ -1,11 +1,13 @@
-"""The process that puts GPUs' power limits back, whatever becomes of the one that changed them.
+"""The process that puts GPUs' power limits back, also where the one that changed them is killed.
 
-    python -P power_guardian.py PID INDEX...
+    python -P power_guardian.py PID LIMIT_MW INDEX...
 
 `power_limit.py` starts it before it sets a limit, in a session of its own, so that what kills a
 cell's processes spares it. It notes the limits that it finds, prints `found` and those limits in
 milliwatts, and sleeps until its standard input or the process PID ends; then it sets them again. A
-limit outlives the process that set it, and a limit left behind would falsify every later joule.
+limit outlives the process that set it, and a limit left behind would falsify every later joule. It
+puts LIMIT_MW back only: another limit is somebody else's by then. What kills everything at once, a
+container's end or a power cut, ends it too.
 Standard library and pynvml alone, all of it imported before the first limit is changed.
 """
 
@@ -64,19 +66,22 @@ def command_to_set(index: int, limit_mw: int) -> str:
     return f"sudo nvidia-smi -i {index} -pl {limit_mw / 1000:g}"
 
 
-def guard(pid: int, indices: Sequence[int]) -> bool:
-    """Wait for the end of `pid`, or of standard input; returns whether every limit is back."""
+def guard(pid: int, limit_mw: int, indices: Sequence[int]) -> bool:
+    """Wait for the end of `pid`, or of standard input; returns whether every limit is back.
+
+    GPUs are held in order, so that two guardians never wait for each other.
+    """
     pynvml.nvmlInit()
     with contextlib.ExitStack() as held:
-        gpus = {index: held.enter_context(hold(index)) for index in indices}
+        gpus = {index: held.enter_context(hold(index)) for index in sorted(indices)}
         found_mw = {
-            index: int(pynvml.nvmlDeviceGetPowerManagementLimit(gpu)) for index, gpu in gpus.items()
+            index: int(pynvml.nvmlDeviceGetPowerManagementLimit(gpus[index])) for index in indices
         }
         for index in indices:  # a right that its parent has and it has not would strand the limit
             pynvml.nvmlDeviceSetPowerManagementLimit(gpus[index], found_mw[index])
         print("found", *found_mw.values(), flush=True)
         _wait_for_the_end(pid)
-        is_back = [_put_back(index, gpus[index], found_mw[index]) for index in indices]
+        is_back = [_put_back(index, gpus[index], found_mw[index], limit_mw) for index in indices]
         return all(is_back)
 
 
@@ -94,8 +99,10 @@ def _wait_for_the_end(pid: int) -> None:
         ends.poll()
 
 
-def _put_back(index: int, gpu: Any, limit_mw: int) -> bool:
+def _put_back(index: int, gpu: Any, limit_mw: int, set_mw: int) -> bool:
     try:
+        if pynvml.nvmlDeviceGetPowerManagementLimit(gpu) != set_mw:
+            return True  # never set, or somebody else's by now
         pynvml.nvmlDeviceSetPowerManagementLimit(gpu, limit_mw)
         now_mw = pynvml.nvmlDeviceGetPowerManagementLimit(gpu)
         problem = "" if now_mw == limit_mw else f"it is {now_mw / 1000:g} W still"
@@ -115,7 +122,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # what ends the others is what it waits for
     try:
-        is_back = guard(int(sys.argv[1]), [int(index) for index in sys.argv[2:]])
+        pid, limit_mw, *indices = map(int, sys.argv[1:])
+        is_back = guard(pid, limit_mw, indices)
     except (GpuHeldError, pynvml.NVMLError) as error:
         print(error, flush=True)
         is_back = False

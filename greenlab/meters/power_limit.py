@@ -1,4 +1,4 @@
-"""GPU power limits: set for one cell, and back to what was found whatever happens to it.
+"""GPU power limits: set for one cell, and back to what was found when it ends or is killed.
 
 The limit is the board's own (`nvidia-smi -pl`): its firmware lowers clocks so that the board's
 power stays below it, which costs time and may save energy (the paper, Sec. 6). It belongs to the
@@ -47,7 +47,8 @@ def limited_power(hardware: Hardware, sources: Sequence[Source]) -> Iterator[Non
     """Hold `hardware.power_limit_w` on the GPUs that are metered while the block runs.
 
     Raises:
-        PowerLimitError: it cannot be set, or it was changed by someone else meanwhile.
+        PowerLimitError: it cannot be set. Where someone else changes it meanwhile, quality.py
+            doubts the cell, and their limit stays.
     """
     if hardware.power_limit_w is None:
         yield
@@ -55,14 +56,13 @@ def limited_power(hardware: Hardware, sources: Sequence[Source]) -> Iterator[Non
     check_power_limit(hardware, sources)
     limit_mw = round(hardware.power_limit_w * 1000)  # NVML takes mW
     gpus = _metered_gpus(hardware.power_limit_w, sources)
-    with _restored(gpus):
+    with _restored(gpus, limit_mw):
         for gpu in gpus:
             with _errors(gpu, hardware.power_limit_w):
                 gpu.set_power_management_limit(limit_mw)
-        _require(gpus, limit_mw, "right after it was set")
+        _require(gpus, limit_mw)
         logger.info("power limit: %g W on %s", hardware.power_limit_w, _names(gpus))
         yield
-        _require(gpus, limit_mw, "when the cell ended: something else changed it meanwhile")
 
 
 def _metered_gpus(limit_w: float, sources: Sequence[Source]) -> list[Any]:
@@ -110,11 +110,14 @@ def _check_right(gpu: Any, limit_w: float) -> None:
 
 
 @contextmanager
-def _restored(gpus: Sequence[Any]) -> Iterator[None]:
-    """Note the limits of `gpus`, and set them again after the block or after this process's end."""
+def _restored(gpus: Sequence[Any], limit_mw: int) -> Iterator[None]:
+    """Note the limits of `gpus`, and set them again after the block or after this process's end.
+
+    `limit_mw` is what the block sets; another limit than that is somebody else's, and stays.
+    """
     indices = [str(gpu.gpu_index) for gpu in gpus]
     guardian = subprocess.Popen(
-        [sys.executable, "-P", str(GUARDIAN), str(os.getpid()), *indices],
+        [sys.executable, "-P", str(GUARDIAN), str(os.getpid()), str(limit_mw), *indices],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -140,18 +143,19 @@ def _restored(gpus: Sequence[Any]) -> Iterator[None]:
         except subprocess.TimeoutExpired:  # left alone: it may get through to the driver yet
             is_back = False
         if found_mw and not is_back:
-            for gpu, limit_mw in zip(gpus, found_mw, strict=True):
-                _put_back(gpu, limit_mw)
+            for gpu, one_mw in zip(gpus, found_mw, strict=True):
+                _put_back(gpu, one_mw, limit_mw)
 
 
-def _put_back(gpu: Any, limit_mw: int) -> None:
+def _put_back(gpu: Any, limit_mw: int, set_mw: int) -> None:
     """Do what the guardian, killed or refused, has not done."""
     from zeus.exception import ZeusBaseError
 
     from greenlab.meters.power_guardian import command_to_set
 
     try:
-        gpu.set_power_management_limit(limit_mw)  # Zeus looks first, and does nothing as a rule
+        if gpu.get_power_management_limit() == set_mw:
+            gpu.set_power_management_limit(limit_mw)
     except ZeusBaseError as error:
         logger.error(
             "the power limit of GPU %d could not be put back to %g W (%s); do it by hand: %s",
@@ -162,15 +166,15 @@ def _put_back(gpu: Any, limit_mw: int) -> None:
         )
 
 
-def _require(gpus: Sequence[Any], limit_mw: int, when: str) -> None:
+def _require(gpus: Sequence[Any], limit_mw: int) -> None:
     for gpu in gpus:
         with _errors(gpu, limit_mw / 1000):
             in_force_mw = gpu.get_power_management_limit()
         if in_force_mw != limit_mw:
             raise PowerLimitError(
                 f"{KEY} is {limit_mw / 1000:g}, and the limit of GPU {gpu.gpu_index} was "
-                f"{in_force_mw / 1000:g} W {when}. Keep other tools from it (nvidia-smi -pl, DCGM, "
-                "a vendor's daemon) and run the cell again"
+                f"{in_force_mw / 1000:g} W right after it was set. Keep other tools from it "
+                "(nvidia-smi -pl, DCGM, a vendor's daemon) and run the cell again"
             )
 
 

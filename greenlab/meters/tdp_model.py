@@ -8,9 +8,10 @@ of utilisation over time is exact to a tick (10 ms of one CPU); the proportional
 off by a factor of two and more. Every number made from it is marked `modelled:tdp`.
 """
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -145,6 +146,8 @@ def tdp_basis(cpu: Cpu, hardware: Hardware) -> TdpBasis:
         MeterUnavailableError: a share is set and there is no TDP to take it of.
     """
     known = find_cpu(cpu.name)
+    if cpu.is_virtual and known is not None:  # its sockets are the hypervisor's invention
+        cpu = replace(cpu, num_sockets=math.ceil(cpu.num_cores / known.num_cores))
     if hardware.tdp_w.cpu is not None:
         tdp_w, origin = hardware.tdp_w.cpu, "hardware.tdp_w.cpu"
         share = _share_of_sockets(cpu, known, hardware.socket_share_fraction)
@@ -197,7 +200,7 @@ def _share_of_sockets(cpu: Cpu, known: KnownCpu | None, set_fraction: float | No
     given = min(cpu.num_cores, num_cores)  # more are threads shown as cores: it has the whole
     sockets = "a socket" if cpu.num_sockets == 1 else f"{cpu.num_sockets} sockets"
     origin = f"{given}/{num_cores} of {sockets} (virtual machine)"
-    return _Share(fraction=given / num_cores, origin=origin, is_known=True)
+    return _Share(fraction=given / num_cores, origin=origin)  # twice as much, if cores are threads
 
 
 def open_tdp_model(hardware: Hardware) -> TdpModel:

@@ -15,6 +15,7 @@ from greenlab.config import (
     Phase,
     PhaseKind,
     Quality,
+    Sampler,
 )
 from greenlab.simulated.machine import (
     Gpu,
@@ -55,8 +56,9 @@ class Case:
     idle_s: float = IDLE_S
     model: dict[str, Any] = field(default_factory=dict)
     """Arguments of the beacon: how it loads the machine."""
-    wrap_after_j: float | None = None
-    """Joules from the moment before the meter is opened until the counters start at zero again."""
+    sampler_period_s: float = 0.1
+    min_wraps: int = 0
+    """How often the counters must at least have been seen to start at zero again."""
     doubt: str = ""
     failure: str = ""
     """Kind of failure that must end the cell; its message must name the counter that is gone."""
@@ -74,6 +76,7 @@ class Case:
             phase=Phase(kind=PhaseKind.inference, min_active_s=self.work_s, warmup_batches=1),
             dataset=Dataset(_target_="greenlab.data.synthetic.load", num_samples=64, image_size=8),
             idle=Idle(settle_s=SETTLE_S, window_s=self.idle_s),
+            sampler=Sampler(period_s=self.sampler_period_s),
             # The real machine is busy with other cases; the simulated one draws known watts.
             quality=Quality(
                 max_idle_cpu_percent=100, max_others_cpu_percent=100, max_stolen_percent=100
@@ -126,17 +129,18 @@ CASES = (
     Case(name="window of 5 s", machine=one_gpu(), counters=CPU | GPU),
     Case(name="window of 1 s", machine=workstation, counters=ALL, work_s=1.0),
     Case(name="window of 0.3 s", machine=workstation, counters=ALL, work_s=0.3),
-    # At 20 W idle for 3 to 4 s, then 60 W: the wrap comes while the passes run.
+    # 3 s of idling at 20 W, then 60 W: it wraps some 1.5 s after the passes have begun.
     Case(name="one wrap", machine=one_package(max_energy_range_uj=RANGE_UJ), counters=CPU,
-         wrap_after_j=200.0),
-    # 300 J of work and 120 J of idling.
+         model={"wrap_after_j": 150.0}, min_wraps=1),
+    # 300 J of work and 110 J of idling.
     Case(name="several wraps", machine=one_package(max_energy_range_uj=100_000_000),
-         counters=CPU),
-    # 1 J at 20 W: 50 ms after the meter is opened.
-    Case(name="wrap in the first 100 ms", machine=one_package(max_energy_range_uj=RANGE_UJ),
-         counters=CPU, wrap_after_j=1.0),
+         counters=CPU, min_wraps=3),
+    # 2 J at 20 W: every 100 ms from the first moment on.
+    Case(name="wrap in the first 100 ms",
+         machine=one_package(idle_w=10, active_w=20, max_energy_range_uj=2_000_000),
+         counters=CPU, sampler_period_s=0.02, min_wraps=50),
     Case(name="range smaller than the run", machine=one_package(max_energy_range_uj=30_000_000),
-         counters=CPU),
+         counters=CPU, min_wraps=10),
     Case(name="psys beside the package", machine=client_with_psys, counters=CPU),
     Case(name="mirrored dies", machine=mirrored_dies, counters={"cpu": ("package-0-die-0",)}),
     Case(name="msr and mmio duplicates", machine=_msr_and_mmio, counters=CPU),

@@ -5,7 +5,7 @@ counters by a clock that does not wait, the real arithmetic makes joules and int
 at random for each cell, evenly or evenly on a logarithmic scale:
 
 - idle power of 10 to 100 W a component, and a load of 5 to 300 W that wavers by a tenth;
-- passes of 3 to 60 s;
+- 3 to 60 s of work in 1 to 100 passes, with up to 2 ms from one to the next;
 - GPU counters that tick every 20 to 100 ms, CPU counters every millisecond, in any phase;
 - idle noise of 0.2 to 3 % that remembers itself for 20 to 500 ms;
 - idle drift with a standard deviation of 1 %, along a line, towards a new level, or at once;
@@ -27,7 +27,7 @@ from greenlab.meters import Meter, OpenSource
 from greenlab.meters.zeus_counters import CounterSpec
 from greenlab.record import Source
 from greenlab.trace import ENERGY_SUFFIX, TIME, Columns
-from greenlab.uncertainty import Bracket, Readout, net_u95_j
+from greenlab.uncertainty import Bracket, net_u95_j
 
 NUM_CELLS = 600
 MIN_COVERAGE, MAX_COVERAGE = 0.93, 0.97
@@ -64,6 +64,7 @@ def simulate_cells(num_cells: int, seed: int = 0) -> Iterator[dict[str, Interval
 
 def _simulate_cell(random: Generator) -> dict[str, Interval]:
     work_s, settle_s = _log_uniform(random, 3, 60), random.uniform(1, 3)
+    num_passes = int(_log_uniform(random, 1, 101))
     length_s = 2 * (settle_s + IDLE_S) + work_s + SPARE_S
     counters = {
         "gpu": _Counter(random, length_s, tick_s=_log_uniform(random, 0.02, 0.1)),
@@ -75,10 +76,15 @@ def _simulate_cell(random: Generator) -> dict[str, Interval]:
     idle = Idle(settle_s=settle_s, window_s=IDLE_S)
     before = measure_idle(machine.meter, idle, _nothing, machine.sleep)
     machine.meter.begin()
-    for counter in counters.values():
-        counter.work(machine.now_s, work_s)
-    machine.sleep(work_s)
-    active = machine.meter.end()
+    passes = []
+    for _ in range(num_passes):
+        for counter in counters.values():
+            counter.work(machine.now_s, work_s / num_passes)
+        machine.sleep(work_s / num_passes)
+        passes.append(machine.meter.lap())
+        machine.sleep(random.uniform(0, 2e-3))  # the pass is written down
+    machine.meter.end()
+    active = energy.join(passes)
     after = measure_idle(machine.meter, idle, _nothing, machine.sleep)
     bracket = machine.bracket(before, active, after)
     net_j = energy.net_energy_j(active, energy.idle_power_w(bracket.idle))
@@ -140,12 +146,10 @@ class _Machine:
             active=active,
             idle=(before, after),
             series=trace.idle_series(columns, before, after),
+            active_series=trace.power_series(columns, active),
             parts={source.component: source.parts for source in self.meter.sources},
-            readouts={
-                counter.part: Readout(tick_s=counter.tick_s, quantum_j=counter.quantum_j)
-                for counter in self.meter.health()
-            },
-            model_error_j={},
+            readouts={counter.part: counter.readout for counter in self.meter.health()},
+            model_error_fraction={},
         )
 
 
@@ -171,7 +175,7 @@ class _Counter:
         at_work -= np.clip((ends_s - starts_s - duration_s) / STEP_S, 0, 1)
         drawn_j = _cumulate(self._load_w * at_work)
         self._energy_j = self._energy_j + drawn_j
-        self.work_j = float(drawn_j[-1])
+        self.work_j += float(drawn_j[-1])
 
     def shown_j(self, now_s: float) -> float:
         """The energy at the last tick."""

@@ -9,8 +9,10 @@ import mmap
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,37 +45,44 @@ def approach_wrap(left_j: float) -> None:
             time.sleep(0.001)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Behaviour:
+    """What its steps do to the machine."""
+
+    step_s: float = 0.0
+    """A step takes at least so long, slept rather than burnt."""
+    loads: Sequence[float] = (1.0,)
+    """They follow one another, a second each."""
+    freeze_at_step: int | None = None
+    """The interpreter stands still for two seconds then, while the machine goes on working."""
+    wrap_after_j: float | None = None
+    """At the first step, which warms up, counters go so far before the end of their range."""
+
+
 class BeaconClassifier(nn.Module):
     """Mean colours of a 4 by 4 grid, then one linear layer."""
 
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        num_channels: int,
-        step_s: float,
-        loads: Sequence[float],
-        freeze_at_step: int | None,
-    ) -> None:
+    def __init__(self, *, num_classes: int, num_channels: int, behaviour: Behaviour) -> None:
         super().__init__()
-        self.step_s = step_s
-        self.loads = loads
-        self.freeze_at_step = freeze_at_step
+        self.behaviour = behaviour
         self.num_steps = 0
         self.pool = nn.AdaptiveAvgPool2d(4)
         self.classifier = nn.Linear(num_channels * 16, num_classes)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        load = self.loads[int(time.monotonic()) % len(self.loads)]
+        does = self.behaviour
+        if self.num_steps == 0 and does.wrap_after_j is not None:
+            approach_wrap(does.wrap_after_j)
+        load = does.loads[int(time.monotonic()) % len(does.loads)]
         beat(load)
-        until_s = time.monotonic() + self.step_s
+        until_s = time.monotonic() + does.step_s
         scores: torch.Tensor = self.classifier(self.pool(images).flatten(1))
         while (left_s := until_s - time.monotonic()) > 0:
             time.sleep(min(BEAT_PERIOD_S, left_s))
             beat(load)
         beat(load)
         self.num_steps += 1
-        if self.num_steps == self.freeze_at_step:
+        if self.num_steps == does.freeze_at_step:
             _freeze(2.0, load)
         return scores
 
@@ -85,22 +94,8 @@ def _freeze(duration_s: float, load: float) -> None:
     beat(load)
 
 
-def build(
-    num_classes: int = 10,
-    num_channels: int = 3,
-    step_s: float = 0.0,
-    loads: Sequence[float] = (1.0,),
-    freeze_at_step: int | None = None,
-) -> nn.Module:
-    """Build it; each forward pass takes at least `step_s` seconds, slept rather than burnt.
-
-    `loads` follow one another, a second each. At step `freeze_at_step` the interpreter stands still
-    for two seconds, while the machine goes on working.
-    """
+def build(num_classes: int = 10, num_channels: int = 3, **behaviour: Any) -> nn.Module:
+    """Build it; `behaviour` as above."""
     return BeaconClassifier(
-        num_classes=num_classes,
-        num_channels=num_channels,
-        step_s=step_s,
-        loads=loads,
-        freeze_at_step=freeze_at_step,
+        num_classes=num_classes, num_channels=num_channels, behaviour=Behaviour(**behaviour)
     )
