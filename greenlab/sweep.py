@@ -115,6 +115,13 @@ class Sweep(Callback):
                 "[bold]~ holds modelled energy, not measured[/]: a TDP or DIMM model stands in for "
                 "a counter (python -m greenlab.doctor tells why). Do not publish it as measured."
             )
+        machines = sorted({one.environment.machine for one in cells if one.environment})
+        if len(machines) > 1:
+            console.print(
+                f"The cells ran on {len(machines)} machines ({', '.join(machines)}): compare those "
+                "of one machine only.",
+                highlight=False,
+            )
         landed = self._log(cells, status, finished)
         return landed and finished == self.num_cells
 

@@ -24,6 +24,7 @@ COMMANDS = [
 GREENLAB = [command for command in COMMANDS if command.startswith("python -m greenlab ")]
 MODELS = [command for command in COMMANDS if command.startswith("python -m greenlab.models")]
 SELFTEST = [command for command in COMMANDS if command.startswith("python -m greenlab.selftest")]
+POWER_LIMITS = next(command for command in COMMANDS if "hardware.power_limit_w=" in command)
 MAKE = [command for command in COMMANDS if command.startswith("make ")]
 
 
@@ -43,6 +44,7 @@ def test_every_command_is_of_a_kind_that_is_tested() -> None:
         "python -m greenlab",
         "python -m greenlab.doctor",
         "python -m greenlab.sync multirun outputs",
+        POWER_LIMITS,
     ]
 
 
@@ -69,6 +71,15 @@ def test_every_grid_composes(greenlab: CommandLine, command: str) -> None:
         assert result.returncode == 0
     else:
         assert "=/proc/nowhere cannot be written" in result.stderr, result.stdout + result.stderr
+
+
+def test_power_limits_are_swept_as_written_and_refused_without_a_gpu(greenlab: CommandLine) -> None:
+    """As far as a machine without CUDA goes: the grid composes, and says that there is no GPU."""
+    arguments = shlex.split(POWER_LIMITS.partition("-m greenlab ")[2])
+    greenlab.environment["CUDA_VISIBLE_DEVICES"] = ""  # on a machine that has one, too
+    result = greenlab(*arguments)
+    assert result.returncode == 1
+    assert "hardware.device=cuda" in result.stderr, result.stdout + result.stderr
 
 
 @pytest.mark.slow
