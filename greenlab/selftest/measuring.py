@@ -1,5 +1,6 @@
 """Measures the self-test's cases, several at a time, and judges what came of each."""
 
+import math
 import multiprocessing
 import os
 import tempfile
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from greenlab import cell_process, config, energy
+from greenlab import cell_process, config
 from greenlab.errors import GreenlabError
-from greenlab.record import LOG_FILE, Cell, Measurement, Record, read_record, write_cell
+from greenlab.record import LOG_FILE, Cell, Measurement, Record, metrics, read_record, write_cell
 from greenlab.selftest.cases import LONG_S, MAX_ERROR_PERCENT, Case
 from greenlab.simulated.machine import SimulatedMachine, enter
 
@@ -195,18 +196,23 @@ def judge(case: Case, record: Record, machine: SimulatedMachine, num_tries: int 
     codes = {doubt.code: doubt.severity for doubt in record.doubts}
     problems = [*_wrong_doubts(case, codes), *_wrong_sources(case, measured)]
     is_right = "invalid" not in codes.values()  # else the number is wrong, and says so
-    devices = list(_devices(case, measured, machine)) if is_right else []
-    if devices and not problems:
-        problems += _wrong_joules(measured, devices)
-        problems += _wrong_window(case, measured, machine)
+    joules = [
+        one
+        for component in case.counters
+        for one in _joules(case, record, machine, component)
+        if is_right
+    ]
+    if joules and not problems:
+        problems += _wrong_joules(record, joules)
+        problems += _wrong_window(measured, machine)
         if (wraps := max(c.num_wraps for c in measured.counters)) < case.min_wraps:
             problems.append(f"{wraps} wraps seen, of {case.min_wraps} and more")
     found = ", ".join([record.verdict, *(doubt.code for doubt in record.warnings)])
     return Result(
         name=case.name,
-        true_j=sum(one.true_j for one in devices) if devices else None,
-        measured_j=sum(one.measured_j for one in devices) if devices else None,
-        u95_j=measured.net_u95_j(*case.counters) if devices else None,
+        true_j=sum(one.true_j for one in joules if one.name in case.counters) if joules else None,
+        measured_j=metrics(record).get("energy/net_j") if joules else None,
+        u95_j=metrics(record).get("energy/net_u95_j") if joules else None,
         holds=not problems,
         verdict="; ".join(problems) or found,
         num_tries=num_tries,
@@ -232,8 +238,8 @@ def _wrong_sources(case: Case, measured: Measurement) -> Iterator[str]:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Device:
-    """One device's net energy: true, measured, and how sure its component is."""
+class _Joules:
+    """Net energy of a component or of one of its devices: true, as reported, and how sure."""
 
     name: str
     true_j: float
@@ -241,25 +247,31 @@ class _Device:
     u95_j: float
 
 
-def _devices(case: Case, measured: Measurement, machine: SimulatedMachine) -> Iterator[_Device]:
-    window, idle = measured.active, energy.join(measured.idle_windows)
+def _joules(
+    case: Case, record: Record, machine: SimulatedMachine, component: str
+) -> Iterator[_Joules]:
+    """The component, then its devices where it has several; what users are told of each."""
+    assert record.measurement is not None
+    reported, window = metrics(record), record.measurement.active
     ends_at_s = window.started_at_s + window.duration_s
-    for source in measured.sources:
-        u95_j = measured.net_u95_j(source.component) if source.parts else None
-        counters = case.counters.get(source.component, ())
-        for part, counter in zip(source.parts, counters, strict=False):
-            idle_j = idle.part_energy_j[part] / idle.duration_s * window.duration_s
-            yield _Device(
-                name=part,
-                true_j=machine.true_work_j(counter, window.started_at_s, ends_at_s),
-                measured_j=window.part_energy_j[part] - idle_j,
-                u95_j=0.0 if u95_j is None else u95_j,
-            )
+    counters = case.counters[component]
+    true_j = [machine.true_work_j(one, window.started_at_s, ends_at_s) for one in counters]
+    names = [component]
+    if len(counters) > 1:
+        names += [f"{component}{number}" for number in range(len(counters))]
+    for name, j in zip(names, [sum(true_j), *true_j], strict=False):
+        yield _Joules(
+            name=name,
+            true_j=j,
+            measured_j=reported.get(f"energy/net_{name}_j", math.nan),
+            u95_j=reported.get(f"energy/net_u95_{component}_j", 0.0),
+        )
 
 
-def _wrong_joules(measured: Measurement, devices: Sequence[_Device]) -> Iterator[str]:
-    is_long = measured.active.duration_s >= LONG_S
-    for one in devices:
+def _wrong_joules(record: Record, joules: Sequence[_Joules]) -> Iterator[str]:
+    assert record.measurement is not None
+    is_long = record.measurement.active.duration_s >= LONG_S
+    for one in joules:
         off_j = abs(one.measured_j - one.true_j)
         allowed_j = MAX_ERROR_PERCENT / 100 * one.true_j if is_long else one.u95_j
         if not off_j <= allowed_j:
@@ -267,16 +279,16 @@ def _wrong_joules(measured: Measurement, devices: Sequence[_Device]) -> Iterator
                 f"{one.name} is {one.measured_j:.2f} J, in truth {one.true_j:.2f} J: off by more "
                 f"than {allowed_j:.2g} J"
             )
-    off_j = abs(sum(one.measured_j - one.true_j for one in devices))
-    total_j = sum(one.true_j for one in devices)
-    u95_j = measured.net_u95_j(*measured.measured_components)
-    if u95_j is None or not off_j <= u95_j:
-        yield f"the truth is off by {off_j:.2g} J, and outside the stated {u95_j} J"
+    reported = metrics(record)
+    total_j = sum(one.true_j for one in joules if not one.name[-1].isdecimal())
+    off_j, u95_j = abs(reported["energy/net_j"] - total_j), reported.get("energy/net_u95_j", 0.0)
+    if not off_j <= u95_j:
+        yield f"the total is off by {off_j:.2g} J, and ± {u95_j:.2g} J is stated"
     elif u95_j > MAX_U95_FRACTION * total_j:
         yield f"an uncertainty of {u95_j:.2g} J says nothing about {total_j:.2f} J"
 
 
-def _wrong_window(case: Case, measured: Measurement, machine: SimulatedMachine) -> Iterator[str]:
+def _wrong_window(measured: Measurement, machine: SimulatedMachine) -> Iterator[str]:
     """Work that the passes' window leaves out: the truth is taken over that window."""
     before, after = measured.idle_before, measured.idle_after
     window = measured.active
