@@ -11,8 +11,8 @@ from test_record import metering_only
 
 from greenlab.record import Doubt, Measurement, Record, read_record
 from greenlab.selftest.__main__ import main
-from greenlab.selftest.cases import CASES, Case
-from greenlab.selftest.measuring import Result, judge
+from greenlab.selftest.cases import CASES, Case, one_package
+from greenlab.selftest.measuring import Result, judge, measure_cases
 from greenlab.simulated.machine import SimulatedMachine, workstation
 
 RESULT = Result(
@@ -183,3 +183,19 @@ def test_a_part_of_the_cases_is_enough_to_ask_for(greenlab: CommandLine) -> None
     result = greenlab("--case", "dram zone", module="greenlab.selftest")
     assert result.returncode == 0, result.stdout + result.stderr
     assert "1 of 1 cases hold" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_a_case_that_never_holds_fails_after_three_tries() -> None:
+    impossible = Case(
+        name="a fault that is not there",
+        machine=one_package(),
+        counters={"cpu": ("package-0",)},
+        work_s=0.3,
+        doubt="counter_stuck",
+    )
+    [result] = measure_cases([impossible])
+    assert not result.holds
+    assert result.num_tries == 3
+    assert "no doubt counter_stuck" in result.verdict

@@ -72,14 +72,14 @@ def measure_cases(cases: Sequence[Case]) -> Iterator[Result]:
     with tempfile.TemporaryDirectory(prefix="greenlab-selftest-") as name, _Cells() as cells:
         attempt = _Attempt(cells=cells, folder=Path(name))
         waiting = {cells.pool.submit(attempt.measure, case): case for case in cases}
-        again: dict[Case, Result] = {}
+        again: list[tuple[Case, Result]] = []
         for future in as_completed(waiting):
             if (result := future.result()).holds:
                 yield result
             else:
-                again[waiting[future]] = result
+                again.append((waiting[future], result))
         tries = TRIES if len(again) <= MOST_AGAIN else 1  # so many are no chance
-        for case, first in again.items():
+        for case, first in again:
             result = first
             for number in range(2, tries + 1):
                 if (result := attempt.measure(case, number)).holds:
