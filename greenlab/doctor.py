@@ -83,8 +83,16 @@ def remedies(sources: list[Source], *, in_container: bool = False) -> list[str]:
     if cpu.provenance == "modelled:tdp" and "assumed" in cpu.detail:
         found.append(
             "The TDP is assumed from the number of cores. Give the CPU's own (its data sheet has "
-            "it), all sockets together: hardware.tdp_w.cpu=65"
+            "it), all sockets together: hardware.tdp_w.cpu=65. On a virtual machine give the part "
+            "of them that it has as well, its cores over theirs: "
+            "hardware.socket_share_fraction=0.125"
         )
+    found += [
+        f"{source.component} energy will be MODELLED here and marked with ~: right to "
+        f"{source.error_fraction:.0%} of its gross joules. Do not publish it as measured."
+        for source in sources
+        if source.error_fraction is not None
+    ]
     return found
 
 

@@ -6,7 +6,7 @@ stored record. Equation numbers refer to Mavromatis et al., *Computing Within Li
 Sec. 4.2.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 JoulesByComponent = Mapping[str, float]
@@ -28,9 +28,12 @@ class EnergyWindow:
     """How long reading all counters took at the slower of its two edges; an edge is its middle."""
 
 
-def describe(window: EnergyWindow) -> str:
-    """A window for the log."""
-    joules = ", ".join(f"{component} {j:.2f} J" for component, j in window.energy_j.items())
+def describe(window: EnergyWindow, modelled: Collection[str]) -> str:
+    """A window for the log, `~` before what is modelled."""
+    joules = ", ".join(
+        f"{component} {'~' if component in modelled else ''}{j:.2f} J"
+        for component, j in window.energy_j.items()
+    )
     return f"{window.duration_s:.3f} s, gross {joules or 'not metered'}"
 
 

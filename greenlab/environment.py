@@ -33,6 +33,10 @@ PACKAGES = [
 ]
 
 
+SIMULATED = "simulated-"
+"""Before the name of a machine whose counters are greenlab.simulated's."""
+
+
 def describe_environment() -> Environment:
     """Look at the machine; nothing here needs root."""
     gpus, driver = _gpus()
@@ -111,7 +115,8 @@ def _machine_name(cpu_name: str, gpus: list[Gpu]) -> str:
         *(gpu.uuid for gpu in gpus),
     ]
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()
-    return f"{socket.gethostname()}-{digest[:6]}"
+    name = f"{socket.gethostname()}-{digest[:6]}"
+    return SIMULATED + name if "SIMULATED_BEACON" in os.environ else name
 
 
 def _cpu_name() -> str:

@@ -12,6 +12,8 @@ from greenlab import energy
 from greenlab.config import Quality
 from greenlab.record import Cell, CounterHealth, Doubt, Environment, Measurement
 
+CPU_TIME_TICK_S = 0.01
+"""Linux counts CPU time in steps of a hundredth of a second, and the TDP model with it."""
 POLLED_S = 10.0
 """Before that, a power reading that is a mean over the last second tells too much of before."""
 
@@ -39,7 +41,7 @@ class Evidence:
 
     @property
     def slowest_tick_s(self) -> float:
-        """Of everything that is measured; 0 where nothing is."""
+        """Of everything that is counted; 0 where nothing is."""
         sources = [s for s in self.measured.sources if s.provenance.startswith("measured")]
         parts = {part for source in sources for part in source.parts}
         ticks_s = [
@@ -50,6 +52,8 @@ class Evidence:
             and counter.longest_still_s <= self.limits.max_still_s
             and not (self.has_gap and not counter.ticks)
         ]
+        if any(source.provenance == "modelled:tdp" for source in self.measured.sources):
+            ticks_s.append(CPU_TIME_TICK_S)
         return max(ticks_s, default=0.0)
 
     @property
@@ -73,9 +77,12 @@ def _modelled(evidence: Evidence) -> Iterator[Doubt]:
     for source in evidence.measured.sources:
         if source.provenance.startswith("modelled"):
             why = f" ({source.reason})" if source.reason else ""
+            error = source.error_fraction
+            right_to = "" if error is None else f", right to ± {error:.0%} of its gross joules"
             yield Doubt(
                 code=f"modelled_{source.component}",
-                seen=f"{source.component} energy is modelled, not measured: {source.detail}{why}",
+                seen=f"{source.component} energy is modelled, not measured: {source.detail}"
+                f"{right_to}{why}",
                 remedy="Do not publish it as measured; python -m greenlab.doctor says what could "
                 "be read",
             )
@@ -384,6 +391,13 @@ def _power_limit(evidence: Evidence) -> Iterator[Doubt]:
 
 def _information(evidence: Evidence) -> Iterator[Doubt]:
     environment = evidence.environment
+    if environment.machine.startswith("simulated-"):
+        yield Doubt(
+            code="simulated",
+            seen="the counters are simulated: these joules are nobody's",
+            remedy="Use them to test greenlab, and nothing else",
+            severity="information",
+        )
     if environment.governor and environment.governor != "performance":
         yield Doubt(
             code="governor",

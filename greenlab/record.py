@@ -8,7 +8,7 @@ or nothing, before anything else hears of the cell.
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -127,12 +127,12 @@ class Pass:
     window: EnergyWindow
     outcome: Outcome
 
-    def describe(self) -> str:
-        """A pass for the log."""
+    def describe(self, modelled: Collection[str]) -> str:
+        """A pass for the log, `~` before what is modelled."""
         done = self.outcome
         return (
-            f"{energy.describe(self.window)}; {done.num_samples} samples, loss {done.loss:.4f}, "
-            f"accuracy {done.accuracy:.4f}"
+            f"{energy.describe(self.window, modelled)}; {done.num_samples} samples, "
+            f"loss {done.loss:.4f}, accuracy {done.accuracy:.4f}"
         )
 
 
@@ -299,6 +299,11 @@ class Measurement:
         return net_u95_j(bracket, components)
 
     @property
+    def modelled_components(self) -> list[str]:
+        """Those that a model stands in for."""
+        return [s.component for s in self.sources if s.provenance.startswith("modelled")]
+
+    @property
     def measured_components(self) -> list[str]:
         """Those that a counter or a power sensor metered."""
         return [s.component for s in self.sources if s.provenance.startswith("measured")]
@@ -306,7 +311,7 @@ class Measurement:
     @property
     def is_modelled(self) -> bool:
         """Whether the totals hold a component that no counter metered."""
-        return any(source.provenance.startswith("modelled") for source in self.sources)
+        return bool(self.modelled_components)
 
     @property
     def mark(self) -> str:

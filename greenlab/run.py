@@ -177,7 +177,12 @@ def _measure(cell: Cell, folder: Path) -> Record:
 def start_server(grid: Sequence[Config]) -> None:
     """Start the process that cells are forked from; it loads torch while this one goes on."""
     _FORKSERVER.set_forkserver_preload(cell_process.preload_for(grid))
-    forkserver.ensure_running()
+    # Ctrl-C is for this process, also while that one imports.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _in_own_process(target: Callable[..., None], *arguments: object) -> ForkServerProcess:

@@ -111,10 +111,7 @@ class Sweep(Callback):
         took = run.clock(time.time() - self.began_s)
         console.print(f"{finished} of {self.num_cells} cells finished in {took}.", highlight=False)
         if any(record.measurement and record.measurement.is_modelled for record in cells):
-            console.print(
-                "[bold]~ holds modelled energy, not measured[/]: a TDP or DIMM model stands in for "
-                "a counter (python -m greenlab.doctor tells why). Do not publish it as measured."
-            )
+            console.print(f"[bold]{MODELLED}[/]")
         machines = sorted({one.environment.machine for one in cells if one.environment})
         if len(machines) > 1:
             console.print(
@@ -122,6 +119,8 @@ class Sweep(Callback):
                 "of one machine only.",
                 highlight=False,
             )
+        if any(record.doubts for record in cells):
+            console.print("What a doubt saw, and its remedy, stand in each run's description.")
         landed = self._log(cells, status, finished)
         return landed and finished == self.num_cells
 
@@ -211,6 +210,10 @@ def _claim(folder: Path, key: str) -> None:
         ) from error
 
 
+MODELLED = (
+    "~ holds modelled energy, not measured: a TDP or DIMM model stands in for a counter (python -m "
+    "greenlab.doctor tells why). Do not publish it as measured."
+)
 COLUMNS = {
     "model": "left",
     "batch": "right",
@@ -300,7 +303,9 @@ def _markdown(name: str, cells: Sequence[Record]) -> str:
     columns, rows = _rows(cells)
     rules = ["--:" if justify == "right" else "---" for justify in columns.values()]
     lines = ["| " + " | ".join(row) + " |" for row in (list(columns), rules, *rows)]
-    return "\n".join([f"Sweep `{name}`", "", *lines])
+    marked = any(record.measurement and record.measurement.mark for record in cells)
+    table = "\n".join([f"Sweep `{name}`", "", *lines])
+    return f"{table}\n\n{MODELLED}" if marked else table
 
 
 def _ledger_entry(record: Record) -> dict[str, Any]:

@@ -306,6 +306,7 @@ def _tags(record: Record) -> dict[str, str]:
         }
     if record.measurement is not None:
         tags["greenlab.coverage"] = record.measurement.coverage
+        tags["greenlab.modelled"] = "+".join(record.measurement.modelled_components)
         tags |= {
             f"energy_source.{source.component}": source.provenance
             for source in record.measurement.sources

@@ -346,6 +346,7 @@ INFORMATION = {
     "governor": replace(ENVIRONMENT, governor="powersave"),
     "turbo": replace(ENVIRONMENT, has_turbo=True),
     "dirty_commit": replace(ENVIRONMENT, commit="0123456789ab+"),
+    "simulated": replace(ENVIRONMENT, machine="simulated-lab-1"),
 }
 
 

@@ -43,6 +43,9 @@ class Meter:
         self, sources: Sequence[OpenSource], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.sources = [opened.source for opened in sources]
+        self.modelled = {
+            source.component for source in self.sources if source.provenance.startswith("modelled")
+        }
         self._clock = clock
         self._unix_offset_s = time.time() - clock()
         self._lock = threading.Lock()

@@ -5,6 +5,7 @@ Needs no hardware and no rights. Exits with 0 when every case holds, else with 1
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,6 +24,7 @@ from greenlab.selftest.coverage import (
 )
 from greenlab.selftest.measuring import Result, measure_cases
 from greenlab.terminal import open_console
+from greenlab.uncertainty import CONFIDENCE, NORMAL_95
 
 EXAMPLES = """examples:
   python -m greenlab.selftest                 all cases, in about a minute
@@ -54,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.coverage is not None:
         if chosen.coverage < 1:
             parser.error(f"--coverage {chosen.coverage}: 1 or more cells")
+        if chosen.case:
+            parser.error("--coverage has no cases: leave out --case")
         return _cover(chosen.coverage, as_json=chosen.json)
     cases = [case for case in CASES if chosen.case.lower() in case.name.lower()]
     if not cases:
@@ -92,7 +96,7 @@ def _table(results: Sequence[Result]) -> Table:
     for column in ("true J", "measured J", "error %", "± J (95 %)", "truth inside"):
         table.add_column(column, justify="right")
     table.add_column("verdict", overflow="fold")
-    table.add_column("")
+    table.add_column("result")
     for one in results:
         inside = {None: "–", True: "yes", False: "no"}[one.is_inside]
         tries = f" (try {one.num_tries})" if one.num_tries > 1 else ""
@@ -149,7 +153,11 @@ def _cover(num_cells: int, *, as_json: bool) -> int:
         for name, interval in cell.items():
             intervals.setdefault(name, []).append(interval)
     shares = {name: sum(i.holds for i in found) / num_cells for name, found in intervals.items()}
-    right = MIN_COVERAGE <= shares["total"] <= MAX_COVERAGE
+    # Of few cells, chance alone takes the share further away than it does of many.
+    chance = NORMAL_95 * math.sqrt(CONFIDENCE * (1 - CONFIDENCE) / num_cells)
+    low = min(MIN_COVERAGE, CONFIDENCE - chance)
+    high = min(1.0, max(MAX_COVERAGE, CONFIDENCE + chance))
+    right = low <= shares["total"] <= high
     if as_json:
         print(json.dumps({"num_cells": num_cells, "coverage": shares, "holds": right}, indent=2))
     else:
@@ -162,8 +170,8 @@ def _cover(num_cells: int, *, as_json: bool) -> int:
                 highlight=False,
             )
         console.print(
-            f"The total {'is within' if right else '[red]is NOT within[/]'} {MIN_COVERAGE:.0%} to "
-            f"{MAX_COVERAGE:.0%}.",
+            f"The total {'is within' if right else '[red]is NOT within[/]'} {low:.1%} to "
+            f"{high:.1%}.",
             highlight=False,
         )
     return 0 if right else 1

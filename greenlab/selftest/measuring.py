@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
-from greenlab import cell_process, config
+from greenlab import cell_process, config, run
 from greenlab.errors import GreenlabError
 from greenlab.record import LOG_FILE, Cell, Measurement, Record, metrics, read_record, write_cell
 from greenlab.selftest.cases import LONG_S, MAX_ERROR_PERCENT, Case
@@ -66,9 +66,7 @@ class Result:
 def measure_cases(cases: Sequence[Case]) -> Iterator[Result]:
     """Measure every case and yield each result as soon as it is known."""
     os.environ["OMP_NUM_THREADS"] = "1"  # torch's threads in many processes wait for each other
-    multiprocessing.get_context("forkserver").set_forkserver_preload(
-        cell_process.preload_for([case.config() for case in cases])
-    )
+    run.start_server([case.config() for case in cases])
     with tempfile.TemporaryDirectory(prefix="greenlab-selftest-") as name, _Cells() as cells:
         attempt = _Attempt(cells=cells, folder=Path(name))
         waiting = {cells.pool.submit(attempt.measure, case): case for case in cases}
