@@ -290,6 +290,7 @@ def test_doctor_is_content_with_a_metered_machine(greenlab: CommandLine) -> None
     assert result.stdout.count("measured:") == 3
 
 
+@pytest.mark.slow
 def test_the_folder_of_another_run_is_refused(greenlab: CommandLine) -> None:
     (greenlab.folder / "mine").mkdir()
     (greenlab.folder / "mine" / CLAIM_FILE).touch()

@@ -73,6 +73,7 @@ def test_every_grid_composes(greenlab: CommandLine, command: str) -> None:
         assert "=/proc/nowhere cannot be written" in result.stderr, result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_power_limits_are_swept_as_written_and_refused_without_a_gpu(greenlab: CommandLine) -> None:
     """As far as a machine without CUDA goes: the grid composes, and says that there is no GPU."""
     arguments = shlex.split(POWER_LIMITS.partition("-m greenlab ")[2])

@@ -136,6 +136,7 @@ def test_two_sockets_add_up_and_are_told_apart(measure_on: Measure) -> None:
     assert_net(record, "cpu1", 40)
 
 
+@pytest.mark.slow
 def test_a_missing_dram_zone_is_absent_and_not_zero(measure_on: Measure) -> None:
     with SimulatedMachine(zones=[package()]) as machine:
         record = measure_on(machine)
@@ -268,6 +269,7 @@ def test_a_power_limit_is_gone_after_a_cell_that_fails(measure_on: Measure) -> N
     assert record.failure.kind == "ModelError"  # models are built when the limit is set
 
 
+@pytest.mark.slow
 def test_a_gpu_without_an_energy_counter_is_integrated_from_its_power(measure_on: Measure) -> None:
     gpu = Gpu(idle_w=70, active_w=300, has_energy_counter=False)
     with SimulatedMachine(zones=[package()], gpus=[gpu]) as machine:
