@@ -147,7 +147,7 @@ def test_it_has_a_result_and_its_numbers_are_from_the_file_it_names() -> None:
     path = re.findall(r"\((docs/results/demo_[\w./-]+\.csv)\)", README)[0]
     rows = [line.split(",") for line in (ROOT / path).read_text().splitlines()[1:]]
     table = README.partition("## A result")[2].partition("\n## ")[0]
-    shown = re.findall(r"^\| (\w+) \| (\d+) \| (\w+) \| ([\d,.]+) \|", table, re.MULTILINE)
+    shown = re.findall(r"^\| (\w+) \| (\d+) \| (\w+) \| ~([\d,.]+) ±", table, re.MULTILINE)
     assert shown
     for model, batch_size, phase, net_j in shown:
         [row] = [row for row in rows if row[:3] == [model, batch_size, phase]]
