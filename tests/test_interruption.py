@@ -52,6 +52,7 @@ def assert_nothing_left(greenlab: CommandLine) -> None:
     assert not greenlab_processes(greenlab.folder)
 
 
+@pytest.mark.slow
 def test_the_grid_goes_on_without_a_killed_cell_and_nothing_outlives_the_sweep(
     greenlab: CommandLine,
 ) -> None:

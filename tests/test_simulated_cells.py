@@ -291,6 +291,7 @@ def test_an_energy_counter_that_ticks_slowly_is_off_by_a_tick_at_most(measure_on
     assert metrics(record)["energy/net_gpu_j"] == pytest.approx(230 * active_s, abs=tolerance_j)
 
 
+@pytest.mark.slow  # the self-test has its like
 def test_an_idle_that_drifts_is_averaged_over_both_windows_and_doubted(measure_on: Measure) -> None:
     # 40 W at the start, 2 W more each second, working or not: idle before and after differ, and
     # their mean is what idle would have been in the middle of the passes.
@@ -301,7 +302,8 @@ def test_an_idle_that_drifts_is_averaged_over_both_windows_and_doubted(measure_o
     assert "idle_drift_cpu" in codes(record)
 
 
-@pytest.mark.parametrize("visible", ["", pytest.param("-1", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("visible", ["", "-1"])
 def test_a_gpu_that_cuda_may_not_see_is_absent(
     measure_on: Measure, monkeypatch: pytest.MonkeyPatch, visible: str
 ) -> None:
