@@ -92,7 +92,10 @@ def test_a_killed_process_leaves_no_limit_on_any_gpu_whatever_it_has_left_behind
         assert [machine.power_limit_w(f"gpu-{index}") for index in range(2)] == [150, 150]
         children = psutil.Process(process.pid).children()
         [left] = [one for one in children if "power_guardian" not in " ".join(one.cmdline())]
-        os.killpg(process.pid, signal.SIGKILL)  # as greenlab ends a cell; `left` has left the group
+        wait_for(
+            lambda: os.getpgid(left.pid) != process.pid or None, "a child in a group of its own"
+        )
+        os.killpg(process.pid, signal.SIGKILL)  # as greenlab ends a cell
         wait_for_limit(machine, 400, "gpu-0")
         wait_for_limit(machine, 350, "gpu-1")
         assert left.status() == psutil.STATUS_SLEEPING  # and holds all pipes that it was born with
