@@ -30,6 +30,7 @@ from greenlab.record import (
     Outcome,
     Pass,
     Record,
+    append_window,
     write_record,
 )
 from greenlab.sampler import Sampler
@@ -93,6 +94,7 @@ def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Mea
     conditions_before = read_conditions()
     with Sampler(meter, config.sampler.period_s, probes) as sampling:
         idle_before = measure_idle(meter, config.idle, workload.synchronise)
+        append_window(folder, "idle_before", idle_before)
         logger.info("idle before: %s", energy.describe(idle_before, meter.modelled))
         passes, num_passes = [], phase.num_passes(workload)
         workload.synchronise()
@@ -102,10 +104,12 @@ def measure(workload: Workload, meter: Meter, place: Place, folder: Path) -> Mea
             tally = phase.run_pass(workload)
             workload.synchronise()
             window = meter.end() if number == num_passes else meter.lap()
+            append_window(folder, "pass", window)
             passes.append(Pass(window=window, outcome=tally.outcome()))
             sampling.check()
             logger.info("pass %d: %s", number, passes[-1].describe(meter.modelled))
         idle_after = measure_idle(meter, config.idle, workload.synchronise)
+        append_window(folder, "idle_after", idle_after)
         logger.info("idle after: %s", energy.describe(idle_after, meter.modelled))
         sampling.check()
     conditions_after, counters = read_conditions(), meter.health()

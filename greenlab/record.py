@@ -27,6 +27,8 @@ RECORD_FILE = "record.json"
 CELL_FILE = "cell.json"
 """Written before a cell starts, so that one that dies without a record can still be named."""
 CONFIG_FILE = "config.yaml"
+WINDOWS_FILE = "windows.jsonl"
+"""Each window as soon as it is closed: what a cell that fails later has measured until then."""
 TRACE_FILE = "trace.parquet"
 POWER_FILE = "power.png"
 LOG_FILE = "greenlab.log"
@@ -479,6 +481,7 @@ def pass_metrics(record: Record) -> Iterator[tuple[int, dict[str, float]]]:
 
 
 _RECORD = TypeAdapter(Record)
+_WINDOW = TypeAdapter(EnergyWindow)
 _CELL = TypeAdapter(Cell)
 
 
@@ -505,6 +508,12 @@ def read_record(folder: Path) -> Record:
         f"{path} has schema version {version}, this greenlab reads {SCHEMA_VERSION}; read it with "
         "the greenlab that wrote it"
     )
+
+
+def append_window(folder: Path, name: str, window: EnergyWindow) -> None:
+    """Add a window, `idle_before`, `pass` or `idle_after`, to windows.jsonl, with every digit."""
+    with (folder / WINDOWS_FILE).open("a") as file:
+        file.write(json.dumps({"window": name} | _WINDOW.dump_python(window)) + "\n")
 
 
 def write_cell(folder: Path, cell: Cell) -> None:

@@ -4,6 +4,7 @@ Truth is the closed form: power above idle, times the length of the passes, both
 simulated machine. Faults that leave a truth must not move it; the others must be named.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -230,13 +231,20 @@ def test_a_counter_that_sticks_makes_the_cell_invalid(measure_on: Measure) -> No
     assert "counter_stuck" in codes(record)
 
 
-def test_a_zone_that_disappears_fails_the_cell_with_its_name(measure_on: Measure) -> None:
+def test_a_zone_that_disappears_fails_the_cell_with_its_name(
+    measure_on: Measure, tmp_path: Path
+) -> None:
     with SimulatedMachine(zones=[package(removed_at_active_s=0.5)]) as machine:
         record = measure_on(machine)
     assert record.status == "FAILED"
     assert record.failure is not None
     assert record.failure.kind == "MeterReadError"
     assert "package-0" in record.failure.message
+    # What was measured before is kept: 20 W over the first idle window, and nothing after it.
+    [line] = (tmp_path / "windows.jsonl").read_text().splitlines()
+    kept = json.loads(line)
+    assert kept["window"] == "idle_before"
+    assert kept["energy_j"]["cpu"] == pytest.approx(20 * kept["duration_s"], rel=0.02)
 
 
 def test_two_gpus_are_summed_and_told_apart(measure_on: Measure) -> None:
