@@ -64,6 +64,14 @@ class DimmGeneration(Enum):
     lpddr5 = "lpddr5"
 
 
+class Order(Enum):
+    """In which order a sweep measures its cells."""
+
+    sequential = "sequential"
+    shuffle = "shuffle"
+    blocked = "blocked"
+
+
 class PhaseKind(Enum):
     """What is metered: rows of the table in phases.py."""
 
@@ -261,10 +269,17 @@ class Idle:
     settle_s: float = 3.0
     """Wait before each idle window, for clocks and power to come down."""
     window_s: float = 10.0
+    settle_celsius: float = 5.0
+    """After `settle_s`, wait until each metered GPU is this close to its temperature in the sweep's
+    first idle window."""
+    settle_max_s: float = 120.0
+    """Longest such wait before each idle window; 0: none."""
 
     def __post_init__(self) -> None:
         _at_least("idle.settle_s", self.settle_s, 0)
         _above_zero("idle.window_s", self.window_s)
+        _at_least("idle.settle_celsius", self.settle_celsius, 0)
+        _at_least("idle.settle_max_s", self.settle_max_s, 0)
 
 
 @dataclass
@@ -329,9 +344,55 @@ class Mlflow:
     tracking_uri: str | None = None
     """null: $MLFLOW_TRACKING_URI, else the SQLite file mlflow.db in the working directory."""
     experiment: str = "greenlab"
+    required: bool = True
+    """Refuse to start where the store does not answer; false: results stay on disk until it does."""
 
     def __post_init__(self) -> None:
         _require(bool(str(self.experiment).strip()), "mlflow.experiment is empty; name one")
+
+
+@dataclass
+class Resume:
+    """Which cells of a grid are taken as measured already."""
+
+    sweep: str | None = None
+    """null: none. any: those of any sweep in the experiment. Else those of the sweep of this name
+    or run id."""
+    strict: bool = False
+    """Refuse where those were measured by another commit of greenlab or on another machine; false:
+    say so."""
+
+
+@dataclass
+class Lock:
+    """One measurement at a time on a machine."""
+
+    wait: bool = True
+    """Wait for another greenlab that measures here; false: refuse."""
+    folder: str | None = None
+    """Where the lock's files lie, the same for all users of a machine; null: /run/lock, else the
+    system's folder for temporary files."""
+
+
+@dataclass
+class Carbon:
+    """What a joule costs; reckoned after the joules and never mixed with them."""
+
+    country: str | None = None
+    """Three letters (ISO 3166-1), for the table in carbon.csv; null: no emissions are reckoned."""
+    g_co2e_per_kwh: float | None = None
+    """Of the electricity used; null: the country's."""
+    price_per_kwh: float | None = None
+    """In any currency; null: no cost is reckoned."""
+    currency: str = ""
+    """Shown after costs."""
+    pue: float = 1.0
+    """Power usage effectiveness: what the whole building draws for each joule metered."""
+
+    def __post_init__(self) -> None:
+        _at_least("carbon.g_co2e_per_kwh", self.g_co2e_per_kwh, 0)
+        _at_least("carbon.price_per_kwh", self.price_per_kwh, 0)
+        _at_least("carbon.pue", self.pue, 1)
 
 
 @dataclass
@@ -347,11 +408,52 @@ class Config:
     sampler: Sampler = field(default_factory=Sampler)
     quality: Quality = field(default_factory=Quality)
     mlflow: Mlflow = field(default_factory=Mlflow)
+    carbon: Carbon = field(default_factory=Carbon)
+    lock: Lock = field(default_factory=Lock)
+    resume: Resume = field(default_factory=Resume)
     seed: int = 0
+    repetition: int = 1
+    """Which one this is, from 1; a sweep sets it."""
+    repetitions: Any = 1
+    """Times that each cell is measured, each in a process of its own; auto: until `target_rel_ci`
+    is met."""
+    target_rel_ci: float = 0.03
+    """Half-width of the 95 % interval of a cell's mean net energy over that mean, for auto."""
+    max_repetitions: int = 10
+    """For auto."""
+    order: Order = Order.shuffle
+    """sequential: as the command line has it, the last factor fastest, all repetitions of the grid
+    one after the other. shuffle: the whole grid in random order, once per repetition. blocked: the
+    same random order in each repetition."""
+    order_seed: int | None = None
+    """Of the random order; null: drawn, and logged."""
+    timeout_s: float | None = None
+    """Longest time for a cell, waits included; null: any."""
+    retries: int = 0
+    """Further tries of a cell that was killed, ran over its time or lost its meter."""
+    max_failures: int | None = None
+    """Failed cells after which a sweep stops; null: never."""
+    plan: bool = False
+    """Say what the cells would take, and measure none."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, int):
-            _require(0 <= self.seed < 2**32, f"seed is {self.seed}; it must be 0 to 2**32 - 1")
+        for key in ("seed", "order_seed"):
+            if isinstance(value := getattr(self, key), int):
+                _require(0 <= value < 2**32, f"{key} is {value}; it must be 0 to 2**32 - 1")
+        self._check_repetitions()
+        _at_least("repetition", self.repetition, 1)
+        _above_zero("target_rel_ci", self.target_rel_ci)
+        _at_least("max_repetitions", self.max_repetitions, 2)
+        _above_zero("timeout_s", self.timeout_s)
+        _at_least("retries", self.retries, 0)
+        _at_least("max_failures", self.max_failures, 1)
+
+    def _check_repetitions(self) -> None:
+        given = self.repetitions
+        _require(
+            given == "auto" or (type(given) is int and given >= 1),
+            f"repetitions is {given}; it must be a whole number, 1 or more, or auto",
+        )
 
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -392,13 +494,32 @@ def to_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(to_dict(config)))
 
 
+UNSIGNED = {
+    "mlflow",
+    "quality",
+    "carbon",
+    "lock",
+    "resume",
+    "repetitions",
+    "target_rel_ci",
+    "max_repetitions",
+    "order",
+    "order_seed",
+    "timeout_s",
+    "retries",
+    "max_failures",
+    "plan",
+}
+"""Settings that leave a cell's result as it is."""
+
+
 def signature(config: Config) -> str:
     """16 hex digits that two cells share when every setting that shapes the result is the same.
 
-    Where results are stored and when they are doubted is left out: it does not change them.
+    Where results are stored, when they are doubted, what a joule costs and how a sweep goes about
+    its cells is left out: it does not change them.
     """
-    settings = to_dict(config)
-    del settings["mlflow"], settings["quality"]
+    settings = {key: value for key, value in to_dict(config).items() if key not in UNSIGNED}
     canonical = json.dumps(settings, sort_keys=True).encode()
     return hashlib.sha256(canonical).hexdigest()[:16]
 
