@@ -23,6 +23,7 @@ from greenlab.record import (
     LOG_FILE,
     POWER_FILE,
     TRACE_FILE,
+    Cell,
     Failure,
     Record,
     read_cell,
@@ -58,10 +59,17 @@ def measure_folder(folder: Path) -> None:
     """Measure the cell described in `folder` and draw its power; exit with 1 where that failed."""
     end_with_parent()
     log_to(folder / LOG_FILE)
+    limit_time(read_cell(folder))
     record = measure_record(folder)
     if record.status != "FINISHED":
         sys.exit(1)
     _draw(record, folder)
+
+
+def limit_time(cell: Cell) -> None:
+    """Let the system end this process after `timeout_s`, whatever it is doing then."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, cell.config["timeout_s"] or 0.0)
 
 
 def measure_record(folder: Path) -> Record:
@@ -99,10 +107,12 @@ def _kind(error: Exception) -> str:
 def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
     """Check hardware, sources, data and models of all cells, each distinct one once.
 
-    Writes to `answer`, as a JSON list, what stands in the way: each entry names key and way out.
+    Writes to `answer` what stands in the way (`problems`: each names key and way out), and on which
+    machine and by which commit of greenlab the cells would be measured.
     """
     end_with_parent()
     from greenlab import data
+    from greenlab.environment import describe_environment
     from greenlab.experiment import preflight
     from greenlab.meters import choose_sources
     from greenlab.meters.power_limit import check_power_limit
@@ -152,7 +162,10 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
                 check(config)
             except GreenlabError as error:
                 problems.append(str(error))
-    answer.write_text(json.dumps(problems))
+    here = describe_environment()
+    answer.write_text(
+        json.dumps({"problems": problems, "machine": here.machine, "commit": here.commit})
+    )
 
 
 def end_with_parent() -> None:

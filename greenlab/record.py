@@ -57,6 +57,8 @@ class Cell:
     started_at_s: float
     """Unix time."""
     config: dict[str, Any]
+    attempt: int = 1
+    """2 for the first further try of a cell that failed, and so on."""
     sweep_machine: str = ""
     """The machine that the sweep's first cell ran on; empty for that cell."""
 
@@ -353,6 +355,11 @@ class Failure:
 
     kind: str
     message: str
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether another try may end better."""
+        return self.kind in ("killed", "timeout")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ import signal
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
@@ -48,12 +48,28 @@ class Ticket:
 
     sweep: str
     position: int
+    """In the sweep's order, from 1."""
     num_cells: int
+    attempt: int
     began_s: float
-    """Unix time at which the sweep began."""
+    """Unix time at which the sweep began, or was resumed."""
+    num_before: int
+    """Cells since then, before this one."""
+    num_left: int
+    """Cells to go, this one included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where cells are about to be measured, and by which greenlab."""
+
+    machine: str
+    commit: str
 
 
 ticket: Ticket | None = None
+UNSYNCED_FILE = "unsynced"
+"""In the folder of a cell that could not be logged: why."""
 
 
 def run(composed: DictConfig) -> float:
@@ -70,8 +86,15 @@ def run(composed: DictConfig) -> float:
     try:
         record = measure_in_own_process(cell, folder)
         _name_machine(record, folder)
+    except OSError as error:  # a full disk; what earlier cells left is whole
+        raise OutputError(
+            f"{cell.name}: {folder} cannot be written ({error.strerror}); free some space or name "
+            "another folder (hydra.sweep.dir, hydra.run.dir)"
+        ) from error
     finally:  # also when it was stopped: there is a record of that too
-        landed = land(folder, config)
+        landed = land(folder, config) if (folder / records.RECORD_FILE).exists() else None
+        if landed is not None and ticket:
+            _land_others(folder.parent, config)
     report(record, alone=alone)
     if alone:
         if landed is not None:
@@ -100,7 +123,8 @@ def _describe_cell(config: Config, folder: Path) -> Cell:
         sweep=ticket.sweep if ticket else "",
         position=ticket.position if ticket else 1,
         num_cells=ticket.num_cells if ticket else 1,
-        repetition=1,
+        repetition=config.repetition,
+        attempt=ticket.attempt if ticket else 1,
         started_at_s=time.time(),
         config=settings,
         sweep_machine=_sweep_machine(folder) if ticket else "",
@@ -145,17 +169,37 @@ def refuse_used(folder: Path) -> None:
         )
 
 
+def claim(folder: Path, key: str) -> None:
+    """Make `folder` this run's own: two that start in the same second are given the same name.
+
+    Raises:
+        OutputError: another run has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / CLAIM_FILE).touch(exist_ok=False)
+    except FileExistsError as error:
+        raise OutputError(
+            f"{key}={folder} holds the results of another run; start again, or name another folder"
+        ) from error
+
+
 def _running_lock(folder: Path) -> FileLock:
     return FileLock(folder / "running.lock")  # the system lets go of it when this process dies
 
 
-def is_running(folder: Path) -> bool:
-    """Whether some process of this machine is measuring the cell of `folder`."""
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep every other process of this machine from measuring or logging the cell of `folder`.
+
+    Raises:
+        GreenlabError: one of them does.
+    """
     try:
         with _running_lock(folder).acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
+            yield
+    except Timeout as error:
+        raise GreenlabError("it is running; it lands by itself when it has ended") from error
 
 
 def _measure(cell: Cell, folder: Path) -> Record:
@@ -170,7 +214,8 @@ def _measure(cell: Cell, folder: Path) -> Record:
     _stop(process)  # what a model may have started and left behind
     if not (folder / records.RECORD_FILE).exists():
         reason = _death(process.exitcode or 0, folder / LOG_FILE)
-        _write_unfinished(cell, folder, "FAILED", "killed", reason)
+        kind = "timeout" if process.exitcode == -signal.SIGALRM else "killed"
+        _write_unfinished(cell, folder, "FAILED", kind, reason)
     return records.read_record(folder)
 
 
@@ -204,6 +249,8 @@ def _stop(process: ForkServerProcess) -> None:
 
 
 def _death(returncode: int, log: Path) -> str:
+    if returncode == -signal.SIGALRM:
+        return f"not done after timeout_s; see {log}"
     how = (
         f"was killed by {signal.Signals(-returncode).name} (the out-of-memory killer uses SIGKILL)"
         if returncode < 0
@@ -228,24 +275,57 @@ def land(folder: Path, config: Config) -> str | None:
     """
     try:
         store = tracking.open_store(config.mlflow)
-        return store.run_link(store.land(folder))
+        link = store.run_link(store.land(folder))
+        (folder / UNSYNCED_FILE).unlink(missing_ok=True)
+        return link
     except Exception as error:  # MLflow, SQLAlchemy and the file system each raise their own
         logger.warning(
-            "not logged to MLflow: %s. Later: python -m greenlab.sync %s",
+            "not logged to MLflow: %s. The next cell tries again; later: python -m greenlab.sync "
+            "%s",
             first_line(error),
             folder,
         )
+        with contextlib.suppress(OSError):  # the disk may be full
+            (folder / UNSYNCED_FILE).write_text(first_line(error))
         return None
 
 
-def preflight(grid: Sequence[Config]) -> None:
+def _land_others(sweep_folder: Path, config: Config) -> None:
+    """Log what could not be logged before; the store answers again."""
+    if any(sweep_folder.glob(f"*/{UNSYNCED_FILE}")):
+        try:
+            land_unsynced(sweep_folder, tracking.open_store(config.mlflow))
+        except Exception as error:  # as above
+            logger.warning("cells of before are still not in MLflow: %s", first_line(error))
+
+
+def land_unsynced(sweep_folder: Path, store: tracking.Store) -> None:
+    """Log the cells of a sweep that could not be logged when they ended; stop at the first error.
+
+    One that another process is measuring or logging is left to it.
+    """
+    for mark in sorted(sweep_folder.glob(f"*/{UNSYNCED_FILE}")):
+        with contextlib.suppress(Timeout), _running_lock(mark.parent).acquire(timeout=0):
+            if (mark.parent / records.RECORD_FILE).exists():
+                store.land(mark.parent)
+                mark.unlink(missing_ok=True)
+
+
+def count_unsynced(sweep_folder: Path) -> int:
+    """How many cells of a sweep are on disk and not in MLflow."""
+    return sum(1 for _ in sweep_folder.glob(f"*/{UNSYNCED_FILE}"))
+
+
+def preflight(grid: Sequence[Config]) -> Place:
     """Check the hardware, sources, data and models of a whole grid in a process of its own.
+
+    Returns what that process says of the machine.
 
     Raises:
         ConfigError: with everything that stands in the way of a cell.
     """
     with tempfile.TemporaryDirectory(prefix="greenlab-") as folder:
-        answer = Path(folder) / "problems.json"
+        answer = Path(folder) / "answer.json"
         settings = [configuration.to_dict(config) for config in grid]
         process = _in_own_process(cell_process.preflight_grid, settings, answer)
         try:
@@ -258,8 +338,10 @@ def preflight(grid: Sequence[Config]) -> None:
                 "the check before the first cell broke off (exit code "
                 f"{process.exitcode}); what it said is above"
             )
-        if problems := json.loads(answer.read_text()):
-            raise ConfigError("\n".join(problems))
+        told = json.loads(answer.read_text())
+    if told["problems"]:
+        raise ConfigError("\n".join(told["problems"]))
+    return Place(machine=told["machine"], commit=told["commit"])
 
 
 def report(record: Record, *, alone: bool) -> None:
@@ -296,7 +378,7 @@ def summary_line(record: Record) -> str:
 def _remaining(record: Record) -> str:
     assert ticket is not None
     elapsed_s = time.time() - ticket.began_s
-    left_s = elapsed_s / ticket.position * (ticket.num_cells - ticket.position)
+    left_s = elapsed_s / (ticket.num_before + 1) * (ticket.num_left - 1)
     return f"[{clock(elapsed_s)} elapsed, about {clock(left_s)} left]"
 
 

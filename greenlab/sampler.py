@@ -44,7 +44,7 @@ class Sampler:
         names += [part + trace.ENERGY_SUFFIX for part in meter.read().part_energy_j]
         self._columns = {name: array("d") for name in [*names, *fast, *slow]}
         self._running = threading.Lock()
-        """Held until the end: waking up from waiting for it costs two thirds of what an Event does."""
+        """Held until the end; waking up costs two thirds of what it costs from an Event."""
         self._running.acquire()
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="greenlab-sampler", daemon=True)

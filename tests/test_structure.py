@@ -22,21 +22,23 @@ ROWS = [
     {"record"},
     {"trace"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
-    | {"network", "grid"},
-    {"tracking", "sampler", "workload", "idle"},
+    | {"network", "grid", "agenda"},
+    {"tracking", "sampler", "workload", "idle", "end_table"},
     {"phases", "power_plot"},
     {"experiment"},
     {"cell_process"},
     {"run"},
-    {"sweep", "sync", "selftest"},
+    {"sync", "selftest", "multirun"},
+    {"resume"},
+    {"sweep"},
     {"__main__", "doctor", "ui", "model_cards"},
 ]
 LEAVES = {"options", "terminal"}
 """Import nothing of greenlab's; whoever likes may import them."""
 
 HOMES = {
-    "hydra": {"config", "options", "grid", "run", "sweep", "__main__"},
-    "omegaconf": {"config", "options", "grid", "run", "sweep", "__main__"},
+    "hydra": {"config", "options", "grid", "run", "sweep", "multirun", "__main__"},
+    "omegaconf": {"config", "options", "grid", "run", "sweep", "resume", "__main__"},
     "mlflow": {"tracking"},
     "zeus": {"meters.zeus_counters", "meters.power_limit", "environment"},
     "thop": {"model_profile"},
