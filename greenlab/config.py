@@ -17,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from greenlab import carbon as carbons
 from greenlab.errors import ConfigError, first_line
 
 
@@ -394,6 +395,16 @@ class Carbon:
         _at_least("carbon.g_co2e_per_kwh", self.g_co2e_per_kwh, 0)
         _at_least("carbon.price_per_kwh", self.price_per_kwh, 0)
         _at_least("carbon.pue", self.pue, 1)
+        if isinstance(self.country, str):
+            carbons.find_grid(self.country)
+
+    @property
+    def tariff(self) -> carbons.Tariff:
+        """These settings, the country's grams looked up."""
+        grams = self.g_co2e_per_kwh
+        if grams is None and self.country is not None:
+            grams = carbons.find_grid(self.country).g_co2e_per_kwh
+        return carbons.Tariff(g_co2e_per_kwh=grams, price_per_kwh=self.price_per_kwh, pue=self.pue)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter
 
 from greenlab import energy
+from greenlab.config import Carbon
 from greenlab.energy import EnergyWindow
 from greenlab.errors import GreenlabError
 from greenlab.uncertainty import Bracket, PowerSeries, Readout, net_u95_j
@@ -400,6 +401,9 @@ def metrics(record: Record) -> dict[str, float]:
         return {}
     active = measured.active
     named = _energy_metrics(measured)
+    named |= Carbon(**record.cell.config.get("carbon", {})).tariff.metrics(
+        named.get("energy/gross_j")
+    )
     named |= {
         "time/active_s": active.duration_s,
         "time/idle_before_s": measured.idle_before.duration_s,

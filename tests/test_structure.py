@@ -17,7 +17,7 @@ PACKAGE = ROOT / "greenlab"
 
 ROWS = [
     {"errors"},
-    {"energy", "targets", "simulated"},
+    {"energy", "targets", "simulated", "carbon"},
     {"config", "uncertainty"},
     {"record"},
     {"trace"},
