@@ -4,6 +4,8 @@ Each message says what is wrong, names the configuration key, and ends with the 
 not GreenlabErrors: they surface as whatever Python raises.
 """
 
+import re
+
 
 class GreenlabError(Exception):
     """Something that the user can put right; the message says how."""
@@ -45,6 +47,19 @@ class OutputError(GreenlabError):
     """A folder for results cannot be written."""
 
 
+class LockUnavailableError(GreenlabError):
+    """The lock for one measurement at a time cannot be taken where it should be."""
+
+
+class MachineBusyError(GreenlabError):
+    """Another greenlab measures on this machine, and is not to be waited for."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error says in one line; the name of its kind where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def without_password(text: str | None) -> str | None:
+    """Blank out a password in a URL."""
+    return text and re.sub(r"(?<=://)([^/\s:@]*):([^\s@]+)@", r"\1:***@", text)

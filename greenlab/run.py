@@ -30,7 +30,13 @@ from greenlab import cell_process, tracking
 from greenlab import config as configuration
 from greenlab import record as records
 from greenlab.config import Config
-from greenlab.errors import ConfigError, GreenlabError, OutputError, first_line
+from greenlab.errors import (
+    ConfigError,
+    GreenlabError,
+    OutputError,
+    first_line,
+    without_password,
+)
 from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Failure, Record
 
 logger = logging.getLogger(__name__)
@@ -112,14 +118,12 @@ def _describe_cell(config: Config, folder: Path) -> Cell:
     if any(override.startswith("model._target_=") for override in hydra.overrides.task):
         choices["model"] = config.model._target_  # the option that it replaces is not what runs
     settings = configuration.to_dict(config)
-    settings["mlflow"]["tracking_uri"] = tracking.without_password(
-        tracking.resolve_uri(config.mlflow)
-    )
+    settings["mlflow"]["tracking_uri"] = without_password(tracking.resolve_uri(config.mlflow))
     return Cell(
         uid=uuid.uuid4().hex,
         signature=configuration.signature(config),
         choices=choices,
-        overrides=[tracking.without_password(o) or "" for o in hydra.overrides.task],
+        overrides=[without_password(o) or "" for o in hydra.overrides.task],
         sweep=ticket.sweep if ticket else "",
         position=ticket.position if ticket else 1,
         num_cells=ticket.num_cells if ticket else 1,

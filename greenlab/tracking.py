@@ -6,7 +6,6 @@ nothing: a run is found by its `greenlab.uid`, equal values are kept once, files
 
 import logging
 import os
-import re
 import socket
 import sqlite3
 import tempfile
@@ -23,7 +22,7 @@ from filelock import FileLock
 from greenlab import record as records
 from greenlab import views
 from greenlab.config import Mlflow, cell_signature
-from greenlab.errors import StoreUnavailableError, first_line
+from greenlab.errors import StoreUnavailableError, first_line, without_password
 from greenlab.record import Cell, Record
 
 logger = logging.getLogger(__name__)
@@ -57,11 +56,6 @@ def resolve_uri(settings: Mlflow) -> str:
     uri = settings.tracking_uri or default_uri()
     path = sqlite_path(uri)
     return uri if path is None else f"sqlite:///{path}"
-
-
-def without_password(text: str | None) -> str | None:
-    """Blank out a password in a URL."""
-    return text and re.sub(r"(?<=://)([^/\s:@]*):([^\s@]+)@", r"\1:***@", text)
 
 
 def sqlite_path(uri: str) -> Path | None:

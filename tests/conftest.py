@@ -11,13 +11,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
-from greenlab import cell_process, config, record, tracking
+from greenlab import cell_process, config, machine_lock, record, tracking
 from greenlab.config import Config, Mlflow
 from greenlab.record import Cell, Record
 from greenlab.simulated.machine import SimulatedMachine, enter
@@ -94,6 +94,14 @@ def measure_on(tmp_path: Path) -> Callable[..., Record]:
         return record.read_record(tmp_path)
 
     return measure
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test waits for a real greenlab on this machine, nor for the tests beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(machine_lock.FOLDER_VARIABLE, str(tmp_path_factory.mktemp("locks")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ ROWS = [
     {"record"},
     {"trace"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
-    | {"network", "grid", "agenda"},
+    | {"network", "grid", "agenda", "machine_lock"},
     {"tracking", "sampler", "workload", "idle", "end_table"},
     {"phases", "power_plot"},
     {"experiment"},
@@ -42,7 +42,7 @@ HOMES = {
     "mlflow": {"tracking"},
     "zeus": {"meters.zeus_counters", "meters.power_limit", "environment"},
     "thop": {"model_profile"},
-    "psutil": {"sampler", "environment", "meters.tdp_model"},
+    "psutil": {"sampler", "environment", "meters.tdp_model", "machine_lock"},
 }
 WITHOUT_TORCH = [
     "errors",

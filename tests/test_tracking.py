@@ -23,17 +23,10 @@ from filelock import FileLock
 
 from greenlab import record, trace, views
 from greenlab.config import Mlflow
-from greenlab.errors import GreenlabError, StoreUnavailableError
+from greenlab.errors import GreenlabError, StoreUnavailableError, without_password
 from greenlab.record import Failure, Record
 from greenlab.sync import sync
-from greenlab.tracking import (
-    MAX_SERIES_POINTS,
-    Store,
-    SweepRun,
-    describe,
-    open_store,
-    without_password,
-)
+from greenlab.tracking import MAX_SERIES_POINTS, Store, SweepRun, describe, open_store
 
 GOLDEN = Path(__file__).parent / "golden"
 ARTEFACTS = ["config.yaml", "greenlab.log", "power.png", "record.json", "trace.parquet"]

@@ -153,6 +153,7 @@ class SimulatedMachine:
         python_path = [str(SITE), os.environ.get("PYTHONPATH", "")]
         return {
             "GREENLAB_POWERCAP_ROOT": str(self.powercap_root),
+            "GREENLAB_LOCK_FOLDER": str(self._folder),  # another machine, measured on its own
             "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
             # Empty: a machine without GPUs, whatever the real one has.
             "SIMULATED_NVML": str(self._gpu_memory_path) if self.gpus else "",
