@@ -12,13 +12,15 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
 from greenlab.config import Config, PhaseKind, from_dict
 from greenlab.errors import GreenlabError
+from greenlab.machine_lock import measuring_lock
 from greenlab.record import (
     LOG_FILE,
     POWER_FILE,
@@ -59,17 +61,22 @@ def measure_folder(folder: Path) -> None:
     """Measure the cell described in `folder` and draw its power; exit with 1 where that failed."""
     end_with_parent()
     log_to(folder / LOG_FILE)
-    limit_time(read_cell(folder))
-    record = measure_record(folder)
-    if record.status != "FINISHED":
-        sys.exit(1)
-    _draw(record, folder)
+    cell = read_cell(folder)
+    with measuring_lock(from_dict(cell.config).lock):
+        with limited_time(cell):
+            record = measure_record(folder)
+        if record.status != "FINISHED":
+            sys.exit(1)
+        _draw(record, folder)
 
 
-def limit_time(cell: Cell) -> None:
+@contextmanager
+def limited_time(cell: Cell) -> Iterator[None]:
     """Let the system end this process after `timeout_s`, whatever it is doing then."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, cell.config["timeout_s"] or 0.0)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 def measure_record(folder: Path) -> Record:

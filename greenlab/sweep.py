@@ -4,6 +4,7 @@ Hydra calls this callback before the first cell and after the last one on the la
 around each cell in whichever process runs it; the tickets travel there with it.
 """
 
+import contextlib
 import logging
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from greenlab.errors import (
     first_line,
 )
 from greenlab.grid import Combination
+from greenlab.machine_lock import machine_lock
 from greenlab.multirun import Multirun
 from greenlab.run import Ticket
 from greenlab.tracking import Store
@@ -35,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 open_sweep: Multirun | None = None
 """The multirun that this process has begun and not ended, for whoever must end it early."""
+_machine = contextlib.ExitStack()
+"""Holds the machine's lock while this process checks, and while it launches cells itself."""
+BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
 SWEEPER = "hydra_plugins.greenlab_sweeper.GreenlabSweeper"
 
 
@@ -53,6 +58,7 @@ class Sweep(Callback):
             _check_writable(Path(config.hydra.run.dir), "hydra.run.dir")
             _refuse_env_set(config)
             _check_store(cell)
+            _machine.enter_context(machine_lock(cell.lock))
             run.start_server([cell])
             _open_store(cell)
             run.preflight([cell])
@@ -70,11 +76,14 @@ class Sweep(Callback):
             _check_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
             _refuse_env_set(config)
             _check_store(rules)
+            _machine.enter_context(machine_lock(rules.lock))
             run.start_server([one.config for one in grid])
             store = _open_store(rules)
             logger.info("checking %d cells", len(grid))
             place = run.preflight([one.config for one in grid])
             open_sweep = resume.begin(config, grid, store, place)
+        if config.hydra.launcher._target_ != BASIC_LAUNCHER:
+            _machine.close()  # cells run elsewhere, or take turns in processes of their own
         self.tickets = open_sweep.tickets
         logger.info(
             "sweep %s: %d cells, results in %s",
@@ -101,7 +110,8 @@ def end(status: records.Status) -> bool:
     global open_sweep
     assert open_sweep is not None
     ending, open_sweep = open_sweep, None
-    return ending.end(status)
+    with _machine:
+        return ending.end(status)
 
 
 @contextmanager
