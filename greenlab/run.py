@@ -29,6 +29,7 @@ from omegaconf import DictConfig
 from greenlab import cell_process, tracking
 from greenlab import config as configuration
 from greenlab import record as records
+from greenlab.account import read_account
 from greenlab.config import Config
 from greenlab.errors import ConfigError, GreenlabError, OutputError, first_line
 from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Failure, Record
@@ -213,11 +214,13 @@ def _death(returncode: int, log: Path) -> str:
 
 
 def _write_unfinished(
-    cell: Cell, folder: Path, status: records.Status, kind: str, message: str
+    cell: Cell, folder: Path, status: records.Status, kind: records.FailureKind, message: str
 ) -> None:
     failure = Failure(kind=kind, message=message)
+    account = read_account(folder)
     records.write_record(
-        folder, Record(status=status, cell=cell, ended_at_s=time.time(), failure=failure)
+        folder,
+        Record(status=status, cell=cell, ended_at_s=time.time(), failure=failure, account=account),
     )
 
 
