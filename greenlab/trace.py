@@ -111,7 +111,8 @@ def read_trace(path: Path) -> Columns:
 
     with pq.ParquetFile(path) as file:
         table = file.read()
-    return {name: np.from_dlpack(table[name].combine_chunks()) for name in table.column_names}
+    columns = {name: table[name].combine_chunks() for name in table.column_names}
+    return {name: np.asarray(np.from_dlpack(one), np.float64) for name, one in columns.items()}
 
 
 def summarise(
