@@ -4,6 +4,7 @@ A process is forked for each cell from a server that has imported torch and noth
 CUDA context, thread pool or random state of the cells before it. It ends when its parent does.
 """
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -18,8 +19,9 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+from greenlab.account import read_account
 from greenlab.config import Config, PhaseKind, from_dict
-from greenlab.errors import GreenlabError
+from greenlab.errors import GreenlabError, LossNotFiniteError
 from greenlab.machine_lock import measuring_lock
 from greenlab.record import (
     LOG_FILE,
@@ -27,6 +29,7 @@ from greenlab.record import (
     TRACE_FILE,
     Cell,
     Failure,
+    FailureKind,
     Record,
     read_cell,
     write_record,
@@ -89,8 +92,14 @@ def measure_record(folder: Path) -> Record:
     except Exception as error:  # whatever a model, a driver or a disk may raise: it is data
         expected = isinstance(error, GreenlabError)
         logger.info("%s failed: %s", cell.name, error, exc_info=None if expected else error)
-        failure = Failure(kind=_kind(error), message=str(error) or type(error).__name__)
-        record = Record(status="FAILED", cell=cell, ended_at_s=time.time(), failure=failure)
+        name = type(error).__name__
+        record = Record(
+            status="FAILED",
+            cell=cell,
+            ended_at_s=time.time(),
+            failure=Failure(kind=failure_kind(error), message=str(error) or name, exception=name),
+            account=read_account(folder),
+        )
         write_record(folder, record)
         return record
 
@@ -105,10 +114,33 @@ def _draw(record: Record, folder: Path) -> None:
         logger.exception("power.png could not be drawn")
 
 
-def _kind(error: Exception) -> str:
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return "oom"
-    return type(error).__name__ if isinstance(error, GreenlabError) else "error"
+OUT_OF_MEMORY = (
+    "out of memory",  # CUDA's driver; torch's own error for its GPU allocator has a class as well
+    "DefaultCPUAllocator: ",  # torch's CPU allocator: can't allocate memory, not enough memory
+    "std::bad_alloc",  # C++
+    "ALLOC_FAILED",  # cuBLAS, cuDNN
+)
+"""How RuntimeErrors of libraries say that memory was asked for and not there."""
+
+
+def failure_kind(error: BaseException) -> FailureKind:
+    """What went wrong, by the error or by one that it was raised from."""
+    if isinstance(error, LossNotFiniteError):
+        return "nan"
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.append(cause)
+        cause = cause.__cause__
+    return "oom" if any(map(_is_out_of_memory, causes)) else "error"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):
+        return any(text in str(error) for text in OUT_OF_MEMORY)
+    return isinstance(error, MemoryError)
 
 
 def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
@@ -120,17 +152,17 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
     end_with_parent()
     from greenlab import data
     from greenlab.environment import describe_environment
-    from greenlab.experiment import preflight
     from greenlab.meters import choose_sources
     from greenlab.meters.power_limit import check_power_limit
     from greenlab.network import build_model, check_output, check_training, contained
+    from greenlab.preflight import preflight
 
     images: dict[str, Any] = {}
     untrainable: dict[str, GreenlabError] = {}
 
     def check_hardware(config: Config) -> None:
         place = preflight(config)
-        chosen = choose_sources(config.hardware, uses_cuda=place.device.type == "cuda")
+        chosen = choose_sources(config.hardware, uses_cuda=place.uses_cuda)
         check_power_limit(config.hardware, [opened.source for opened in chosen])
 
     def check_data(config: Config) -> None:

@@ -39,6 +39,16 @@ class ModelError(GreenlabError):
     """A model cannot be built, or does not fit the data."""
 
 
+class LossNotFiniteError(GreenlabError):
+    """A model has diverged: there is no use in going on."""
+
+    def __init__(self, number: int, loss: float) -> None:
+        super().__init__(
+            f"the loss of pass {number} is {loss}. Lower phase.learning_rate; in inference, the "
+            "model's own weights give no number"
+        )
+
+
 class StoreUnavailableError(GreenlabError):
     """The MLflow store cannot be opened."""
 

@@ -29,6 +29,7 @@ from omegaconf import DictConfig
 from greenlab import cell_process, tracking
 from greenlab import config as configuration
 from greenlab import record as records
+from greenlab.account import read_account
 from greenlab.config import Config
 from greenlab.errors import (
     ConfigError,
@@ -218,7 +219,7 @@ def _measure(cell: Cell, folder: Path) -> Record:
     _stop(process)  # what a model may have started and left behind
     if not (folder / records.RECORD_FILE).exists():
         reason = _death(process.exitcode or 0, folder / LOG_FILE)
-        kind = "timeout" if process.exitcode == -signal.SIGALRM else "killed"
+        kind: records.FailureKind = "timeout" if process.exitcode == -signal.SIGALRM else "killed"
         _write_unfinished(cell, folder, "FAILED", kind, reason)
     return records.read_record(folder)
 
@@ -264,11 +265,13 @@ def _death(returncode: int, log: Path) -> str:
 
 
 def _write_unfinished(
-    cell: Cell, folder: Path, status: records.Status, kind: str, message: str
+    cell: Cell, folder: Path, status: records.Status, kind: records.FailureKind, message: str
 ) -> None:
     failure = Failure(kind=kind, message=message)
+    account = read_account(folder)
     records.write_record(
-        folder, Record(status=status, cell=cell, ended_at_s=time.time(), failure=failure)
+        folder,
+        Record(status=status, cell=cell, ended_at_s=time.time(), failure=failure, account=account),
     )
 
 

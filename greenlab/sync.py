@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from greenlab import record as records
+from greenlab.account import read_account
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError, first_line
 from greenlab.record import Failure, Record
@@ -52,6 +53,7 @@ def sync(folder: Path, store: Store) -> str:
                 cell=records.read_cell(folder),
                 ended_at_s=max(path.stat().st_mtime for path in folder.iterdir()),
                 failure=Failure(kind="killed", message=message),
+                account=read_account(folder),
             )
             records.write_record(folder, record)
         status = records.read_record(folder).status

@@ -80,17 +80,28 @@ def _measure_on(environment: dict[str, str], folder: Path) -> None:
 
 
 @pytest.fixture
-def measure_on(tmp_path: Path) -> Callable[..., Record]:
-    """Measure a cell on a simulated machine in a fresh process, as a multirun does."""
+def run_on(tmp_path: Path) -> Callable[..., int | None]:
+    """Run a cell on a simulated machine in a fresh process, as a multirun does; its exit code."""
 
-    def measure(machine: SimulatedMachine, *overrides: str) -> Record:
+    def run(machine: SimulatedMachine, *overrides: str, **changes: object) -> int | None:
         settings = make_config(*BEACON, *overrides)
-        record.write_cell(tmp_path, make_cell(settings))
+        record.write_cell(tmp_path, make_cell(settings, **changes))
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(cell_process.preload_for([settings]))
         process = context.Process(target=_measure_on, args=(machine.environment(), tmp_path))
         process.start()
         process.join()
+        return process.exitcode
+
+    return run
+
+
+@pytest.fixture
+def measure_on(run_on: Callable[..., int | None], tmp_path: Path) -> Callable[..., Record]:
+    """The same; its record."""
+
+    def measure(machine: SimulatedMachine, *overrides: str, **changes: object) -> Record:
+        run_on(machine, *overrides, **changes)
         return record.read_record(tmp_path)
 
     return measure

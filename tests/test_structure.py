@@ -23,8 +23,9 @@ ROWS = [
     {"trace"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
     | {"network", "grid", "agenda", "machine_lock"},
+    {"account"},
     {"tracking", "sampler", "workload", "idle", "end_table"},
-    {"phases", "power_plot"},
+    {"phases", "power_plot", "preflight"},
     {"experiment"},
     {"cell_process"},
     {"run"},
