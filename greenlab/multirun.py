@@ -4,18 +4,21 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from hydra.core.utils import JobReturn
 
 from greenlab import config as configuration
 from greenlab import end_table, run, tracking
+from greenlab import ledger as ledgers
 from greenlab import record as records
 from greenlab.agenda import Agenda, Result, Task
 from greenlab.config import cell_signature
 from greenlab.end_table import Group
 from greenlab.errors import GreenlabError, first_line
 from greenlab.grid import Combination
+from greenlab.ledger import Ledger
 from greenlab.record import Record
 from greenlab.run import Ticket
 from greenlab.terminal import open_console
@@ -120,16 +123,17 @@ class Multirun:
         num_finished = self._agenda.num_finished
         if status == "FINISHED" and num_finished < self.num_cells:
             status = "FAILED"
-        self._print(groups)
+        self._print(groups, ledgers.settle(cells))
         landed = self._log(cells, groups, status)
         return landed and num_finished == self.num_cells
 
-    def _print(self, groups: Sequence[Group]) -> None:
+    def _print(self, groups: Sequence[Group], ledger: Ledger) -> None:
         console = open_console()
         console.print(end_table.build_table(self.name, groups))
         took = run.clock(time.time() - self._began_s)
         for line in [
             f"{self._agenda.num_finished} of {self.num_cells} cells finished in {took}.",
+            *ledgers.describe(ledger, self._rules.carbon.tariff, self._rules.carbon.currency),
             *end_table.legend(groups),
             *self._remarks(groups),
         ]:
@@ -172,12 +176,13 @@ class Multirun:
         self, cells: Sequence[Record], groups: Sequence[Group], status: records.Status
     ) -> bool:
         """Close the sweep's own run; returns whether MLflow has all of the cells."""
+        settled = ledgers.settle(cells)
+        counts = {"cells/planned": self.num_cells, "cells/finished": self._agenda.num_finished}
         ledger = {
             "sweep": self.name,
-            "counts": {
-                "cells/planned": self.num_cells,
-                "cells/finished": self._agenda.num_finished,
-            },
+            "counts": counts,
+            "parts": {name: asdict(part) for name, part in settled.parts.items()},
+            "is_modelled": settled.is_modelled,
             "cells": [_ledger_entry(record) for record in cells],
         }
         try:
@@ -186,7 +191,7 @@ class Multirun:
             if not self._has_store:  # it was not there when the sweep began
                 self._run = store.begin_sweep(self._run)
             table = end_table.markdown(self.name, groups)
-            store.end_sweep(self._run.run_id, status, table, ledger)
+            store.end_sweep(self._run.run_id, status, table, ledger, counts | settled.metrics)
         except Exception as error:  # MLflow, SQLAlchemy and files each raise their own
             logger.warning(
                 "the sweep's own run could not be closed in MLflow: %s. Its cells are in %s; "
@@ -245,5 +250,6 @@ def _ledger_entry(record: Record) -> dict[str, object]:
         "status": record.status,
         "verdict": record.verdict,
         "net_j": records.metrics(record).get("energy/net_j"),
+        "stage_j": record.account.stage_j if record.account else {},
         "failure": record.failure.message if record.failure else "",
     }

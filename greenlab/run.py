@@ -373,7 +373,9 @@ def summary_line(record: Record) -> str:
         f"{chosen.get('phase', ''):<9}"
     )
     if record.measurement is None:
-        return f"{cell} {record.status}"
+        wasted_j = values.get("energy/wasted_j")
+        spent = "" if wasted_j is None else f", {record.mark}{wasted_j:,.1f} J gross spent"
+        return f"{cell} {record.status}{spent}"
     joules = "no energy source"
     if "energy/net_j" in values:
         mark, net = record.measurement.mark, records.describe_net(values)

@@ -232,10 +232,15 @@ class Store:
             self.client.set_terminated(run.info.run_id, "KILLED")
 
     def end_sweep(
-        self, run_id: str, status: records.Status, table: str, ledger: dict[str, Any]
+        self,
+        run_id: str,
+        status: records.Status,
+        table: str,
+        ledger: dict[str, Any],
+        metrics: dict[str, float],
     ) -> None:
-        """Close the run of a multirun with its end table (Markdown) and its ledger."""
-        self._log(run_id, {}, _now(ledger["counts"]))
+        """Close the run of a multirun with its end table (Markdown), its ledger and its metrics."""
+        self._log(run_id, {}, _now(metrics))
         self._tag(run_id, {"mlflow.note.content": table})
         self.client.log_text(run_id, table, "table.md")
         self.client.log_dict(run_id, ledger, "ledger.json")
@@ -466,7 +471,9 @@ def describe(record: Record) -> str:
 def _headline(record: Record) -> str:
     verdict = f"**{record.verdict}**"
     if record.failure is not None:
-        return f"**{record.status}**, {record.failure.kind}: {record.failure.message}"
+        return (
+            f"**{record.status}**, {record.failure.kind}: {record.failure.message}{_wasted(record)}"
+        )
     values, measured = records.metrics(record), record.measurement
     if measured is None or "energy/net_j" not in values:
         return f"{verdict}: no component was metered, there is no energy to report."
@@ -480,6 +487,11 @@ def _headline(record: Record) -> str:
         f"{mark}{values['energy/net_per_sample_j']:.4g} J per sample over "
         f"{measured.num_samples:,} samples; accuracy {values['task/accuracy']:.1%}{modelled}"
     )
+
+
+def _wasted(record: Record) -> str:
+    wasted_j = records.metrics(record).get("energy/wasted_j")
+    return "" if wasted_j is None else f" ({record.mark}{wasted_j:,.1f} J gross were spent on it)"
 
 
 def _what_ran(cell: Cell) -> str:

@@ -24,7 +24,7 @@ ROWS = [
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
     | {"network", "grid", "agenda", "machine_lock"},
     {"account"},
-    {"tracking", "sampler", "workload", "idle", "end_table"},
+    {"tracking", "sampler", "workload", "idle", "end_table", "ledger"},
     {"phases", "power_plot", "preflight"},
     {"experiment"},
     {"cell_process"},

@@ -587,7 +587,7 @@ def test_what_a_dead_sweep_left_running_is_closed(store: Store, folder: Path) ->
 def test_a_sweep_is_a_run_of_its_own_kind(store: Store) -> None:
     overrides = f"mlflow.tracking_uri=http://ann:{SECRET}@lab seed=1"
     run_id = store.begin_sweep(replace(SWEEP, overrides=overrides)).run_id
-    store.end_sweep(run_id, "FINISHED", "| net J |", {"counts": {"cells/finished": 2}})
+    store.end_sweep(run_id, "FINISHED", "| net J |", {"cells": []}, {"cells/finished": 2})
     run = store.client.get_run(run_id)
 
     assert run.info.status == "FINISHED"
