@@ -27,7 +27,7 @@ ROWS = [
     {"tracking", "sampler", "workload", "idle", "end_table", "ledger"},
     {"phases", "power_plot", "preflight"},
     {"experiment"},
-    {"cell_process"},
+    {"cell_process", "warm"},
     {"run"},
     {"sync", "selftest", "multirun"},
     {"resume"},
