@@ -74,6 +74,16 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """What the first cell of a sweep found; the others are held against it."""
+
+    machine: str = ""
+    """Empty until that cell has ended."""
+    idle_celsius: dict[str, float] = field(default_factory=dict)
+    """By GPU, as its first idle window began."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
     """What meters one component, decided before the first joule."""
 
@@ -580,6 +590,7 @@ def pass_metrics(record: Record) -> Iterator[tuple[int, dict[str, float]]]:
 _RECORD = TypeAdapter(Record)
 _WINDOW = TypeAdapter(EnergyWindow)
 _CELL = TypeAdapter(Cell)
+_CLAIM = TypeAdapter(Claim)
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -621,6 +632,17 @@ def write_cell(folder: Path, cell: Cell) -> None:
 def read_cell(folder: Path) -> Cell:
     """Read cell.json."""
     return _CELL.validate_json((folder / CELL_FILE).read_bytes())
+
+
+def write_claim(path: Path, claim: Claim) -> None:
+    """Write down what a sweep's first cell found."""
+    _write(path, _CLAIM.dump_json(claim))
+
+
+def read_claim(path: Path) -> Claim:
+    """The inverse of `write_claim`; nothing where no cell has ended yet."""
+    written = path.read_bytes() if path.exists() else b""
+    return _CLAIM.validate_json(written) if written else Claim()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -115,6 +115,8 @@ METRICS = {
     "time/active_s": 15,
     "time/idle_before_s": 4,
     "time/idle_after_s": 4,
+    "time/cooling_before_s": 0,
+    "time/cooling_after_s": 12,
     "time/samples_per_s": 200,  # 3000 / 15 s
     "utilisation/cpu_percent": 40,
     "utilisation/dram_percent": 25,
@@ -306,7 +308,7 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     stored = json.loads((GOLDEN / "record.json").read_text())
     (tmp_path / "record.json").write_text(json.dumps(stored | {"schema_version": 999}))
 
-    with pytest.raises(GreenlabError, match="schema version 999, this greenlab reads 2"):
+    with pytest.raises(GreenlabError, match="schema version 999, this greenlab reads 3"):
         record.read_record(tmp_path)
 
 
