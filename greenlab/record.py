@@ -17,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from greenlab import energy
 from greenlab.energy import EnergyWindow
-from greenlab.errors import GreenlabError
+from greenlab.errors import GreenlabError, MeterReadError, MeterUnavailableError
 from greenlab.uncertainty import Bracket, PowerSeries, Readout, net_u95_j
 
 SCHEMA_VERSION = 3
@@ -419,7 +419,7 @@ class Doubt:
         return f"{self.seen}{limit}. {self.remedy}"
 
 
-METER_ERRORS = ("MeterReadError", "MeterUnavailableError")
+METER_ERRORS = (MeterReadError.__name__, MeterUnavailableError.__name__)
 """Counters were there when the sweep was checked: one that goes later may come back."""
 
 

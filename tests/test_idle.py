@@ -1,4 +1,4 @@
-"""Idle windows begin when the machine has settled: GPUs cool down, on a clock by hand and really."""
+"""Idle windows begin when the GPUs have cooled down: on a clock by hand, and in whole cells."""
 
 import json
 import math
