@@ -18,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter
 from greenlab import energy
 from greenlab.config import Carbon
 from greenlab.energy import EnergyWindow
-from greenlab.errors import GreenlabError
+from greenlab.errors import GreenlabError, MeterReadError, MeterUnavailableError
 from greenlab.uncertainty import Bracket, PowerSeries, Readout, net_u95_j
 
 SCHEMA_VERSION = 3
@@ -74,6 +74,16 @@ class Cell:
     def name(self) -> str:
         """What people call it: `resnet18-32-train`."""
         return "-".join(self.choices.get(key, "") for key in ("model", "batch_size", "phase"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """What the first cell of a sweep found; the others are held against it."""
+
+    machine: str = ""
+    """Empty until that cell has ended."""
+    idle_celsius: dict[str, float] = field(default_factory=dict)
+    """By GPU, as its first idle window began."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -412,7 +422,7 @@ class Doubt:
         return f"{self.seen}{limit}. {self.remedy}"
 
 
-METER_ERRORS = ("MeterReadError", "MeterUnavailableError")
+METER_ERRORS = (MeterReadError.__name__, MeterUnavailableError.__name__)
 """Counters were there when the sweep was checked: one that goes later may come back."""
 
 
@@ -586,6 +596,7 @@ def pass_metrics(record: Record) -> Iterator[tuple[int, dict[str, float]]]:
 _RECORD = TypeAdapter(Record)
 _WINDOW = TypeAdapter(EnergyWindow)
 _CELL = TypeAdapter(Cell)
+_CLAIM = TypeAdapter(Claim)
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -627,6 +638,17 @@ def write_cell(folder: Path, cell: Cell) -> None:
 def read_cell(folder: Path) -> Cell:
     """Read cell.json."""
     return _CELL.validate_json((folder / CELL_FILE).read_bytes())
+
+
+def write_claim(path: Path, claim: Claim) -> None:
+    """Write down what a sweep's first cell found."""
+    _write(path, _CLAIM.dump_json(claim))
+
+
+def read_claim(path: Path) -> Claim:
+    """The inverse of `write_claim`; nothing where no cell has ended yet."""
+    written = path.read_bytes() if path.exists() else b""
+    return _CLAIM.validate_json(written) if written else Claim()
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -38,13 +38,13 @@ from greenlab.errors import (
     first_line,
     without_password,
 )
-from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Failure, Record
+from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Claim, Failure, Record
 
 logger = logging.getLogger(__name__)
 
 STOP_WITHIN_S = 5.0
 CLAIM_FILE = ".greenlab"
-"""Makes a folder one multirun's own, and names the machine that its first cell ran on."""
+"""Makes a folder one multirun's own, and holds what its first cell found; see record.Claim."""
 _FORKSERVER = multiprocessing.get_context("forkserver")
 CHOICES = ("model", "hardware", "batch_size", "phase", "dataset", "experiment")
 
@@ -118,6 +118,7 @@ def _describe_cell(config: Config, folder: Path) -> Cell:
     choices["batch_size"] = str(config.batch_size.size)  # whatever option it was made from
     if any(override.startswith("model._target_=") for override in hydra.overrides.task):
         choices["model"] = config.model._target_  # the option that it replaces is not what runs
+    first = _sweep_machine(folder) if ticket else Claim()
     settings = configuration.to_dict(config)
     settings["mlflow"]["tracking_uri"] = without_password(tracking.resolve_uri(config.mlflow))
     return Cell(
@@ -132,20 +133,22 @@ def _describe_cell(config: Config, folder: Path) -> Cell:
         attempt=ticket.attempt if ticket else 1,
         started_at_s=time.time(),
         config=settings,
-        sweep_machine=_sweep_machine(folder) if ticket else "",
+        sweep_machine=first.machine,
+        sweep_idle_celsius=first.idle_celsius,
     )
 
 
-def _sweep_machine(folder: Path) -> str:
-    """The machine of the cells measured before this one; empty for the first."""
-    claim = folder.parent / CLAIM_FILE
-    return claim.read_text() if claim.exists() else ""
+def _sweep_machine(folder: Path) -> Claim:
+    """What the first cell of the sweep found; nothing for that cell itself."""
+    return records.read_claim(folder.parent / CLAIM_FILE)
 
 
 def _name_machine(record: Record, folder: Path) -> None:
-    claim = folder.parent / CLAIM_FILE
-    if ticket and record.environment is not None and claim.exists() and not claim.read_text():
-        claim.write_text(record.environment.machine)
+    claim, measured = folder.parent / CLAIM_FILE, record.measurement
+    if ticket and record.environment and measured and claim.exists() and not claim.read_bytes():
+        idle_celsius = measured.cooling[0].celsius
+        found = Claim(machine=record.environment.machine, idle_celsius=idle_celsius)
+        records.write_claim(claim, found)
 
 
 def measure_in_own_process(cell: Cell, folder: Path) -> Record:
