@@ -239,6 +239,9 @@ def start_server(grid: Sequence[Config]) -> None:
 
 
 def _in_own_process(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
+    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+        # A worker of joblib's; the new process would look for joblib's own method there.
+        multiprocessing.set_start_method("forkserver", force=True)
     process = _FORKSERVER.Process(target=target, args=arguments)
     process.start()
     return process
