@@ -130,6 +130,11 @@ class Account:
         return sum(stage.duration_s for stage in self.stages)
 
     @property
+    def ended_at_s(self) -> float:
+        """Unix time of the last reading."""
+        return self.started_at_s + self.duration_s
+
+    @property
     def energy_j(self) -> dict[str, float]:
         """Joules by component, all stages together."""
         metered = [source.component for source in self.sources if source.parts]

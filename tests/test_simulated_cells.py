@@ -243,9 +243,9 @@ def test_a_zone_that_disappears_fails_the_cell_with_its_name(
     # Until the sampler's last look before, 0.1 s at most: from then on nothing is known.
     assert record.account is not None
     assert record.account.stages[-1].name == "active"
-    until_s = record.account.started_at_s + record.account.duration_s
-    truth_j = machine.true_energy_j("package-0", record.account.started_at_s, until_s)
-    assert record.account.energy_j["cpu"] == pytest.approx(truth_j, rel=0.01)
+    account = record.account
+    truth_j = machine.true_energy_j("package-0", account.started_at_s, account.ended_at_s)
+    assert account.energy_j["cpu"] == pytest.approx(truth_j, rel=0.01)
     assert "package-0" in record.failure.message
     # What was measured before is kept: 20 W over the first idle window, and nothing after it.
     [line] = (tmp_path / "windows.jsonl").read_text().splitlines()
