@@ -271,7 +271,7 @@ def _cooling(evidence: Evidence) -> Iterator[Doubt]:
     gave_up = [(when, cooling) for when, cooling in coolings if not cooling.reached]
     if not gave_up:
         return
-    found = evidence.cell.sweep_idle_celsius or evidence.measured.cooling[0].celsius
+    found = evidence.cell.sweep_first.idle_celsius or evidence.measured.cooling[0].celsius
     idle = evidence.cell.config.get("idle", {})
     seen = "; ".join(
         f"as the idle window {when} the passes began, "
@@ -355,12 +355,20 @@ def _machine(evidence: Evidence) -> Iterator[Doubt]:
             limit=evidence.limit("max_clock_jump_s", " s"),
             remedy="Do not line this cell's time stamps up with another meter's",
         )
-    expected = evidence.cell.sweep_machine
+    expected = evidence.cell.sweep_first.machine
     if expected and evidence.environment.machine != expected:
         yield Doubt(
             code="other_machine",
             seen=f"the cell ran on {evidence.environment.machine}, the sweep's first on {expected}",
             remedy="Compare it with cells of its own machine only",
+        )
+    commit = evidence.cell.sweep_first.commit
+    if commit and evidence.environment.commit != commit:
+        yield Doubt(
+            code="other_commit",
+            seen=f"greenlab is at {evidence.environment.commit or 'no commit'}, it was at {commit} "
+            "for the sweep's first cell",
+            remedy="See whether what changed between them matters; measure both with one if so",
         )
     for mismatch in evidence.measured.mismatches:
         yield Doubt(

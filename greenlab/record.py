@@ -45,6 +45,18 @@ StageName = Literal["loading", "warm_up", "settling", "idle", "active", "evaluat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """What the first cell of a sweep found; the others are held against it."""
+
+    machine: str = ""
+    """Empty until that cell has ended."""
+    commit: str = ""
+    """Of greenlab's checkout; empty where it is not one."""
+    idle_celsius: dict[str, float] = field(default_factory=dict)
+    """By GPU, as its first idle window began."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
     """Which cell this is: the options chosen, and its place in the sweep."""
 
@@ -65,25 +77,13 @@ class Cell:
     config: dict[str, Any]
     attempt: int = 1
     """2 for the first further try of a cell that failed, and so on."""
-    sweep_machine: str = ""
-    """The machine that the sweep's first cell ran on; empty for that cell."""
-    sweep_idle_celsius: dict[str, float] = field(default_factory=dict)
-    """By GPU: how warm it was as that cell's first idle window began; empty for that cell."""
+    sweep_first: Claim = field(default_factory=Claim)
+    """What the sweep's first cell found; nothing for that cell itself."""
 
     @property
     def name(self) -> str:
         """What people call it: `resnet18-32-train`."""
         return "-".join(self.choices.get(key, "") for key in ("model", "batch_size", "phase"))
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Claim:
-    """What the first cell of a sweep found; the others are held against it."""
-
-    machine: str = ""
-    """Empty until that cell has ended."""
-    idle_celsius: dict[str, float] = field(default_factory=dict)
-    """By GPU, as its first idle window began."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ import signal
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
@@ -92,7 +92,7 @@ def run(composed: DictConfig) -> float:
         logger.info("measuring %s: idle window, passes, idle window; log in %s", cell.name, folder)
     try:
         record = measure_in_own_process(cell, folder)
-        _name_machine(record, folder)
+        _write_claim(record, folder.parent)
     except OSError as error:  # a full disk; what earlier cells left is whole
         raise OutputError(
             f"{cell.name}: {folder} cannot be written ({error.strerror}); free some space or name "
@@ -118,7 +118,6 @@ def _describe_cell(config: Config, folder: Path) -> Cell:
     choices["batch_size"] = str(config.batch_size.size)  # whatever option it was made from
     if any(override.startswith("model._target_=") for override in hydra.overrides.task):
         choices["model"] = config.model._target_  # the option that it replaces is not what runs
-    first = _sweep_machine(folder) if ticket else Claim()
     settings = configuration.to_dict(config)
     settings["mlflow"]["tracking_uri"] = without_password(tracking.resolve_uri(config.mlflow))
     return Cell(
@@ -133,22 +132,30 @@ def _describe_cell(config: Config, folder: Path) -> Cell:
         attempt=ticket.attempt if ticket else 1,
         started_at_s=time.time(),
         config=settings,
-        sweep_machine=first.machine,
-        sweep_idle_celsius=first.idle_celsius,
+        sweep_first=_claim_of(folder.parent) if ticket else Claim(),
     )
 
 
-def _sweep_machine(folder: Path) -> Claim:
-    """What the first cell of the sweep found; nothing for that cell itself."""
-    return records.read_claim(folder.parent / CLAIM_FILE)
+def hold_against(sweep_folder: Path, measured: Iterable[tracking.Landed]) -> None:
+    """Hold the cells to come against those of before, where nothing in their folder does yet."""
+    first = next(iter(measured), None)
+    if first is not None and _claim_of(sweep_folder) == Claim():
+        found = Claim(machine=first.machine, commit=first.commit)
+        records.write_claim(sweep_folder / CLAIM_FILE, found)
 
 
-def _name_machine(record: Record, folder: Path) -> None:
-    claim, measured = folder.parent / CLAIM_FILE, record.measurement
-    if ticket and record.environment and measured and claim.exists() and not claim.read_bytes():
-        idle_celsius = measured.cooling[0].celsius
-        found = Claim(machine=record.environment.machine, idle_celsius=idle_celsius)
-        records.write_claim(claim, found)
+def _claim_of(sweep_folder: Path) -> Claim:
+    return records.read_claim(sweep_folder / CLAIM_FILE)
+
+
+def _write_claim(record: Record, sweep_folder: Path) -> None:
+    """Let the cells to come know what this one found, if it is the first that was measured."""
+    place, measured = record.environment, record.measurement
+    if ticket and place and measured and _claim_of(sweep_folder) == Claim():
+        found = Claim(
+            machine=place.machine, commit=place.commit, idle_celsius=measured.cooling[0].celsius
+        )
+        records.write_claim(sweep_folder / CLAIM_FILE, found)
 
 
 def measure_in_own_process(cell: Cell, folder: Path) -> Record:

@@ -122,7 +122,7 @@ def test_a_cell_of_a_sweep_waits_for_what_the_first_cell_had(
             "phase.min_active_s=0",
             "idle.settle_celsius=5",
             "idle.settle_max_s=0.4",
-            sweep_idle_celsius={"gpu0": 29.0},
+            sweep_first=Claim(idle_celsius={"gpu0": 29.0}),
         )
     assert record.measurement is not None, record.failure
     assert [one.reached for one in record.measurement.cooling] == [False, False]
@@ -140,14 +140,16 @@ def test_a_sweep_hands_on_what_its_first_cell_found(greenlab: CommandLine) -> No
         result = greenlab("-m", "seed=0,1", *BEACON, "phase.min_active_s=1")
     assert result.returncode == 0, result.stdout + result.stderr
     first, second = greenlab.records()
-    assert (first.cell.sweep_idle_celsius, first.cell.sweep_machine) == ({}, "")
+    assert first.cell.sweep_first == Claim()
     assert first.measurement is not None
     assert first.environment is not None
     found = first.measurement.cooling[0].celsius
-    assert second.cell.sweep_idle_celsius == found
-    assert second.cell.sweep_machine == first.environment.machine
+    assert second.cell.sweep_first.idle_celsius == found
+    assert second.cell.sweep_first.machine == first.environment.machine
     [claim] = greenlab.folder.glob("multirun/*/*/.greenlab")
-    assert read_claim(claim) == Claim(machine=first.environment.machine, idle_celsius=found)
+    assert read_claim(claim) == Claim(
+        machine=first.environment.machine, commit=first.environment.commit, idle_celsius=found
+    )
     assert json.loads(claim.read_text())["machine"] == first.environment.machine
     assert second.measurement is not None
     goal = found["gpu0"] + 5

@@ -17,6 +17,7 @@ from greenlab.config import Quality
 from greenlab.energy import EnergyWindow
 from greenlab.record import (
     Cell,
+    Claim,
     Conditions,
     Cooling,
     CounterHealth,
@@ -363,16 +364,25 @@ def test_information_is_no_reason_to_warn(code: str) -> None:
 
 
 def test_a_cell_on_another_machine_than_its_sweep_is_doubted() -> None:
-    elsewhere = replace(CELL, sweep_machine="lab-2")
+    elsewhere = replace(CELL, sweep_first=Claim(machine="lab-2"))
     [doubt] = quality.doubts(CLEAN, ENVIRONMENT, elsewhere, Quality())
     assert doubt.code == "other_machine"
-    at_home = replace(CELL, sweep_machine="lab-1")
+    at_home = replace(CELL, sweep_first=Claim(machine="lab-1"))
     assert quality.doubts(CLEAN, ENVIRONMENT, at_home, Quality()) == []
+
+
+def test_a_cell_measured_by_other_code_than_its_sweep_is_doubted() -> None:
+    older = replace(CELL, sweep_first=Claim(machine="lab-1", commit="0123456789ab"))
+    [doubt] = quality.doubts(CLEAN, ENVIRONMENT, older, Quality())
+    assert doubt.code == "other_commit"
+    assert "it was at 0123456789ab" in doubt.seen
+    same = replace(CELL, sweep_first=Claim(commit=ENVIRONMENT.commit))
+    assert quality.doubts(CLEAN, ENVIRONMENT, same, Quality()) == []
 
 
 def test_a_gpu_that_did_not_cool_down_is_named_and_leaves_the_verdict_alone() -> None:
     warm = Cooling(waited_s=120.0, reached=False, celsius={"gpu0": 48.0, "gpu1": 30.0})
-    cell = replace(CELL, sweep_idle_celsius={"gpu0": 35.0})
+    cell = replace(CELL, sweep_first=Claim(idle_celsius={"gpu0": 35.0}))
     measured = replace(CLEAN, cooling=(COOL, warm))
     [doubt] = quality.doubts(measured, ENVIRONMENT, cell, Quality())
     assert (doubt.code, doubt.severity) == ("not_cooled", "information")
@@ -441,7 +451,7 @@ def test_a_stuck_counter_is_not_called_slow_as_well() -> None:
 
 def test_every_doubt_and_every_threshold_is_documented() -> None:
     documented = (ROOT / "docs" / "doubts.md").read_text()
-    for code in [*DOUBTFUL, *INFORMATION, "not_evaluated", "other_machine"]:
+    for code in [*DOUBTFUL, *INFORMATION, "not_evaluated", "other_machine", "other_commit"]:
         assert f"`{code}`" in documented or f"`{re.sub(r'(gpu0|gpu|cpu)$', '', code)}" in documented
     for name, limit in vars(Quality()).items():
         assert f"`quality.{name}={limit:g}`" in documented
