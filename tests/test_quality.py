@@ -372,10 +372,10 @@ def test_a_cell_on_another_machine_than_its_sweep_is_doubted() -> None:
 
 
 def test_a_cell_measured_by_other_code_than_its_sweep_is_doubted() -> None:
-    older = replace(CELL, sweep_first=Claim(machine="lab-1", commit="0123456789ab"))
+    older = replace(CELL, sweep_first=Claim(machine="lab-1", commit="fedcba987654"))
     [doubt] = quality.doubts(CLEAN, ENVIRONMENT, older, Quality())
     assert doubt.code == "other_commit"
-    assert "it was at 0123456789ab" in doubt.seen
+    assert "it was at fedcba987654" in doubt.seen
     same = replace(CELL, sweep_first=Claim(commit=ENVIRONMENT.commit))
     assert quality.doubts(CLEAN, ENVIRONMENT, same, Quality()) == []
 
