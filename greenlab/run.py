@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
@@ -244,10 +245,21 @@ def preflight(grid: Sequence[Config]) -> None:
     Raises:
         ConfigError: with everything that stands in the way of a cell.
     """
+    what = "the check before the first cell"
+    settings = [configuration.to_dict(config) for config in grid]
+    if problems := ask(what, cell_process.preflight_grid, settings):
+        raise ConfigError("\n".join(problems))
+
+
+def ask(what: str, target: Callable[..., None], *arguments: object) -> Any:
+    """Call `target(*arguments, answer)` in a process of its own; returns the JSON in `answer`.
+
+    Raises:
+        GreenlabError: the process ended without an answer.
+    """
     with tempfile.TemporaryDirectory(prefix="greenlab-") as folder:
-        answer = Path(folder) / "problems.json"
-        settings = [configuration.to_dict(config) for config in grid]
-        process = _in_own_process(cell_process.preflight_grid, settings, answer)
+        answer = Path(folder) / "answer.json"
+        process = _in_own_process(target, *arguments, answer)
         try:
             process.join()
         except BaseException:
@@ -255,11 +267,9 @@ def preflight(grid: Sequence[Config]) -> None:
             raise
         if not answer.exists():
             raise GreenlabError(
-                "the check before the first cell broke off (exit code "
-                f"{process.exitcode}); what it said is above"
+                f"{what} broke off (exit code {process.exitcode}); what it said is above"
             )
-        if problems := json.loads(answer.read_text()):
-            raise ConfigError("\n".join(problems))
+        return json.loads(answer.read_text())
 
 
 def report(record: Record, *, alone: bool) -> None:
