@@ -10,8 +10,10 @@ call of stop, where a user's work would be.
 
 import json
 import sys
+import tempfile
 import time
 from abc import ABC, abstractmethod
+from pathlib import Path
 
 CODECARBON_PERIOD_S = 1.0
 """CodeCarbon's own default is 15 s, far less than a real counter takes to wrap. The benchmark's
@@ -36,13 +38,17 @@ class GreenlabWatch(Watch):
 
     def __init__(self) -> None:
         from greenlab import config
+        from greenlab.account import OpenAccount
         from greenlab.meters import open_meter
         from greenlab.sampler import Sampler
 
         sources = config.EnergySources(gpu=config.GpuSource.none)
         self._meter = open_meter(config.Hardware(energy_sources=sources), uses_cuda=False)
-        self._sampler = Sampler(self._meter, config.Sampler().period_s)
+        self._folder = tempfile.TemporaryDirectory()
+        account = OpenAccount(Path(self._folder.name), self._meter)
+        self._sampler = Sampler(self._meter, config.Sampler().period_s, account.beat)
         self._sampler.__enter__()
+        self._sampler.record()
 
     def start(self) -> None:
         self._meter.begin()

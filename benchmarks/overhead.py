@@ -3,9 +3,10 @@
     python -m benchmarks.overhead --seconds 60
 
 A fresh process reads a simulated machine at 10 Hz, the default, and at 1 Hz, and counts its own CPU
-time between begin and end: a workstation (a socket with DRAM and a GPU), and a server (two of
-each). The simulated machine's writer is another process and is not in it. The GPUs answer from
-Python here, where NVML would ask a driver: `--real` meters the counters of this machine instead.
+time between begin and end, the trace and the account included: a workstation (a socket with DRAM
+and a GPU), and a server (two of each). The simulated machine's writer is another process and is not
+in it. The GPUs answer from Python here, where NVML would ask a driver: `--real` meters the counters
+of this machine instead.
 Threads and child processes are those alive at the end of the window; a child would cost what is not
 counted, so there may be none. Exits with 1 where there is one, or where the workstation costs more
 than 0.5 % of a core at 10 Hz.
@@ -17,6 +18,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +28,7 @@ from pathlib import Path
 import psutil
 from rich.table import Table
 
+from greenlab.account import OpenAccount
 from greenlab.config import Hardware
 from greenlab.meters import open_meter
 from greenlab.meters.gpu_probe import open_probes
@@ -69,7 +72,12 @@ class Cost:
 def spend(period_s: float, seconds: float) -> Cost:
     """Meter this process's machine for so long, and do nothing else."""
     meter = open_meter(Hardware(), uses_cuda=False)
-    with Sampler(meter, period_s, open_probes(meter.sources, uses_cuda=False)) as trace:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        OpenAccount(Path(folder), meter) as account,
+        Sampler(meter, period_s, account.beat) as sampler,
+    ):
+        sampler.record(open_probes(meter.sources, uses_cuda=False))
         cpu_from_s, wall_from_s = time.process_time(), time.monotonic()
         meter.begin()
         time.sleep(seconds)
@@ -78,7 +86,7 @@ def spend(period_s: float, seconds: float) -> Cost:
         threads = [thread.name for thread in threading.enumerate()]
         num_tasks = len(list(Path("/proc/self/task").iterdir()))
         children = [child.name() for child in psutil.Process().children(recursive=True)]
-    trace.check()
+    sampler.check()
     return Cost(
         cpu_s=cpu_s,
         wall_s=wall_s,

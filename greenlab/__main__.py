@@ -11,6 +11,8 @@ from greenlab import sweep
 from greenlab.grid import CONF
 from greenlab.run import run
 
+SWEEP_SETTINGS = {"repetitions", "resume", "plan"}
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM or SIGHUP: ends a sweep as cleanly as Ctrl-C does."""
@@ -21,18 +23,20 @@ def main() -> None:
     sys.path.insert(
         0, str(Path.cwd())
     )  # models of one's own; `python -m` does it, a script does not
+    if SWEEP_SETTINGS & {argument.partition("=")[0] for argument in sys.argv}:
+        sys.argv.append("hydra.mode=MULTIRUN")  # they mean a sweep, if only one of a single cell
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:
         hydra.main(version_base=None, config_path=str(CONF), config_name="config")(run)()
     except KeyboardInterrupt as interrupt:
         if sweep.open_sweep is not None:
-            sweep.open_sweep.end("KILLED")
+            sweep.end("KILLED")
         print("greenlab: stopped; what was measured is kept", file=sys.stderr)
         sys.exit(143 if isinstance(interrupt, Terminated) else 130)
     finally:
         if sweep.open_sweep is not None:  # something broke outside the cells
-            sweep.open_sweep.end("FAILED")
+            sweep.end("FAILED")
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -4,6 +4,7 @@ A process is forked for each cell from a server that has imported torch and noth
 CUDA context, thread pool or random state of the cells before it. It ends when its parent does.
 """
 
+import errno
 import json
 import logging
 import multiprocessing
@@ -12,18 +13,23 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+from greenlab.account import read_account
 from greenlab.config import Config, PhaseKind, from_dict
-from greenlab.errors import GreenlabError
+from greenlab.errors import GreenlabError, LossNotFiniteError
+from greenlab.machine_lock import measuring_lock
 from greenlab.record import (
     LOG_FILE,
     POWER_FILE,
     TRACE_FILE,
+    Cell,
     Failure,
+    FailureKind,
     Record,
     read_cell,
     write_record,
@@ -31,15 +37,6 @@ from greenlab.record import (
 
 logger = logging.getLogger(__name__)
 
-PRELOAD = (
-    "greenlab.experiment",
-    "torch._dynamo",  # the first step of any optimiser imports it
-    "greenlab.power_plot",
-    "matplotlib.backends.backend_agg",
-    "pyarrow.parquet",
-    "scipy.special",
-    "zeus.device",
-)
 PROGRESS_EVERY_S = 30.0
 
 
@@ -51,17 +48,31 @@ def preload_for(grid: Sequence[Config]) -> list[str]:
     """
     targets = {target for one in grid for target in (one.model._target_, one.dataset._target_)}
     named = {target.rpartition(".")[0] for target in targets if target.startswith("greenlab.")}
-    return [*PRELOAD, *sorted(named)]
+    return ["greenlab.warm", *sorted(named)]
 
 
 def measure_folder(folder: Path) -> None:
     """Measure the cell described in `folder` and draw its power; exit with 1 where that failed."""
     end_with_parent()
     log_to(folder / LOG_FILE)
-    record = measure_record(folder)
-    if record.status != "FINISHED":
-        sys.exit(1)
-    _draw(record, folder)
+    cell = read_cell(folder)
+    with measuring_lock(from_dict(cell.config).lock):
+        with limited_time(cell):
+            record = measure_record(folder)
+        if record.status != "FINISHED":
+            sys.exit(1)
+        _draw(record, folder)
+
+
+@contextmanager
+def limited_time(cell: Cell) -> Iterator[None]:
+    """Let the system end this process after `timeout_s`, whatever it is doing then."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, cell.config["timeout_s"] or 0.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 def measure_record(folder: Path) -> Record:
@@ -74,8 +85,14 @@ def measure_record(folder: Path) -> Record:
     except Exception as error:  # whatever a model, a driver or a disk may raise: it is data
         expected = isinstance(error, GreenlabError)
         logger.info("%s failed: %s", cell.name, error, exc_info=None if expected else error)
-        failure = Failure(kind=_kind(error), message=str(error) or type(error).__name__)
-        record = Record(status="FAILED", cell=cell, ended_at_s=time.time(), failure=failure)
+        name = type(error).__name__
+        record = Record(
+            status="FAILED",
+            cell=cell,
+            ended_at_s=time.time(),
+            failure=Failure(kind=failure_kind(error), message=str(error) or name, exception=name),
+            account=read_account(folder),
+        )
         write_record(folder, record)
         return record
 
@@ -90,30 +107,55 @@ def _draw(record: Record, folder: Path) -> None:
         logger.exception("power.png could not be drawn")
 
 
-def _kind(error: Exception) -> str:
-    if type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return "oom"
-    return type(error).__name__ if isinstance(error, GreenlabError) else "error"
+OUT_OF_MEMORY = (
+    "out of memory",  # CUDA's driver; torch's own error for its GPU allocator has a class as well
+    "DefaultCPUAllocator: ",  # torch's CPU allocator: can't allocate memory, not enough memory
+    "std::bad_alloc",  # C++
+    "ALLOC_FAILED",  # cuBLAS, cuDNN
+)
+"""How RuntimeErrors of libraries say that memory was asked for and not there."""
+
+
+def failure_kind(error: BaseException) -> FailureKind:
+    """What went wrong, by the error or by one that it was raised from."""
+    if isinstance(error, LossNotFiniteError):
+        return "nan"
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        causes.append(cause)
+        cause = cause.__cause__
+    return "oom" if any(map(_is_out_of_memory, causes)) else "error"
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    if isinstance(error, RuntimeError):
+        return any(text in str(error) for text in OUT_OF_MEMORY)
+    return isinstance(error, MemoryError)
 
 
 def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
     """Check hardware, sources, data and models of all cells, each distinct one once.
 
-    Writes to `answer`, as a JSON list, what stands in the way: each entry names key and way out.
+    Writes to `answer` what stands in the way (`problems`: each names key and way out), and on which
+    machine and by which commit of greenlab the cells would be measured.
     """
     end_with_parent()
     from greenlab import data
-    from greenlab.experiment import preflight
+    from greenlab.environment import describe_environment
     from greenlab.meters import choose_sources
     from greenlab.meters.power_limit import check_power_limit
     from greenlab.network import build_model, check_output, check_training, contained
+    from greenlab.preflight import preflight
 
     images: dict[str, Any] = {}
     untrainable: dict[str, GreenlabError] = {}
 
     def check_hardware(config: Config) -> None:
         place = preflight(config)
-        chosen = choose_sources(config.hardware, uses_cuda=place.device.type == "cuda")
+        chosen = choose_sources(config.hardware, uses_cuda=place.uses_cuda)
         check_power_limit(config.hardware, [opened.source for opened in chosen])
 
     def check_data(config: Config) -> None:
@@ -152,7 +194,10 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
                 check(config)
             except GreenlabError as error:
                 problems.append(str(error))
-    answer.write_text(json.dumps(problems))
+    here = describe_environment()
+    answer.write_text(
+        json.dumps({"problems": problems, "machine": here.machine, "commit": here.commit})
+    )
 
 
 def end_with_parent() -> None:

@@ -8,7 +8,8 @@ into a `Config`. Every number carries its unit in its key.
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from enum import Enum
 from typing import Any, cast
 
@@ -346,7 +347,7 @@ class Mlflow:
     """null: $MLFLOW_TRACKING_URI, else the SQLite file mlflow.db in the working directory."""
     experiment: str = "greenlab"
     required: bool = True
-    """Refuse to start where the store does not answer; false: results stay on disk until it does."""
+    """Refuse to start where the store does not answer; false: results wait on disk for it."""
 
     def __post_init__(self) -> None:
         _require(bool(str(self.experiment).strip()), "mlflow.experiment is empty; name one")
@@ -433,11 +434,11 @@ class Config:
     max_repetitions: int = 10
     """For auto."""
     order: Order = Order.shuffle
-    """sequential: as the command line has it, the last factor fastest, all repetitions of the grid
-    one after the other. shuffle: the whole grid in random order, once per repetition. blocked: the
-    same random order in each repetition."""
+    """sequential: cell by cell as the command line has them, each with its repetitions in a row.
+    blocked: the whole grid in that order, once per repetition. shuffle: the same in random order,
+    another one each time, so that slow drift meets all factors alike."""
     order_seed: int | None = None
-    """Of the random order; null: drawn, and logged."""
+    """Of the random order; null: drawn, and logged with the sweep."""
     timeout_s: float | None = None
     """Longest time for a cell, waits included; null: any."""
     retries: int = 0
@@ -530,8 +531,27 @@ def signature(config: Config) -> str:
     Where results are stored, when they are doubted, what a joule costs and how a sweep goes about
     its cells is left out: it does not change them.
     """
-    settings = {key: value for key, value in to_dict(config).items() if key not in UNSIGNED}
-    canonical = json.dumps(settings, sort_keys=True).encode()
+    return _sign(to_dict(config), UNSIGNED)
+
+
+def cell_signature(settings: dict[str, Any]) -> str:
+    """What the repetitions of a cell share; `settings` is what `to_dict` makes of one of them."""
+    return _sign(settings, UNSIGNED | {"repetition"})
+
+
+def join_signatures(signatures: Iterable[str]) -> str:
+    """One signature of several cells, whatever their order."""
+    return hashlib.sha256(" ".join(sorted(signatures)).encode()).hexdigest()[:16]
+
+
+def with_repetition(config: Config, repetition: int) -> Config:
+    """The same cell, once more."""
+    return replace(config, repetition=repetition)
+
+
+def _sign(settings: dict[str, Any], left_out: set[str]) -> str:
+    signed = {key: value for key, value in settings.items() if key not in left_out}
+    canonical = json.dumps(signed, sort_keys=True).encode()
     return hashlib.sha256(canonical).hexdigest()[:16]
 
 

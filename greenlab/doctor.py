@@ -6,15 +6,16 @@ when one is only modelled, or there and not readable.
 
 import argparse
 import json
+import os
 from dataclasses import asdict
 
 from rich.markup import escape
 from rich.table import Table
 
-from greenlab import tracking
-from greenlab.config import Hardware, Mlflow
+from greenlab import machine_lock, tracking
+from greenlab.config import Hardware, Lock, Mlflow
 from greenlab.environment import describe_environment
-from greenlab.errors import GreenlabError
+from greenlab.errors import GreenlabError, without_password
 from greenlab.meters import choose_sources
 from greenlab.meters.rapl_access import (
     CONTAINER_POWERCAP_ROOT,
@@ -46,6 +47,7 @@ def main() -> int:
             "components": [asdict(source) for source in sources],
             "remedies": advice,
             "environment": asdict(environment),
+            "lock": _lock(),
             "exit_code": code,
         }
         print(json.dumps(found, indent=2))
@@ -124,9 +126,10 @@ def _machine(environment: Environment) -> Table:
         "versions": ", ".join(f"{name} {v}" for name, v in environment.versions.items()),
         "greenlab commit": environment.commit or "none (installed package)",
         "MLflow store": _store(),
+        "machine's lock": "{file}: {state}".format(**_lock()),
     }
     for key, value in rows.items():
-        table.add_row(key, value)
+        table.add_row(key, escape(value))
     return table
 
 
@@ -138,6 +141,16 @@ def _torch_cuda() -> str:
     return f"{torch.version.cuda or 'not built in'}, not usable here: cells run on the CPU"
 
 
+def _lock() -> dict[str, str]:
+    lock = Lock(folder=os.environ.get(machine_lock.FOLDER_VARIABLE))
+    try:
+        file = machine_lock.lock_folder(lock) / machine_lock.MACHINE_FILE
+        holder = machine_lock.find_holder(lock)
+    except GreenlabError as error:
+        return {"file": "none", "state": str(error)}
+    return {"file": str(file), "state": f"taken by {holder}" if holder else "free"}
+
+
 def _store() -> str:
     uri = tracking.default_uri()
     path = tracking.sqlite_path(uri)
@@ -147,7 +160,7 @@ def _store() -> str:
         tracking.check_reachable(Mlflow())
     except GreenlabError as error:
         return str(error)
-    return str(path or tracking.without_password(uri))
+    return str(path or without_password(uri))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ Each message says what is wrong, names the configuration key, and ends with the 
 not GreenlabErrors: they surface as whatever Python raises.
 """
 
+import re
+
 
 class GreenlabError(Exception):
     """Something that the user can put right; the message says how."""
@@ -37,6 +39,16 @@ class ModelError(GreenlabError):
     """A model cannot be built, or does not fit the data."""
 
 
+class LossNotFiniteError(GreenlabError):
+    """A model has diverged: there is no use in going on."""
+
+    def __init__(self, number: int, loss: float) -> None:
+        super().__init__(
+            f"the loss of pass {number} is {loss}. Lower phase.learning_rate; in inference, the "
+            "model's own weights give no number"
+        )
+
+
 class StoreUnavailableError(GreenlabError):
     """The MLflow store cannot be opened."""
 
@@ -45,6 +57,19 @@ class OutputError(GreenlabError):
     """A folder for results cannot be written."""
 
 
+class LockUnavailableError(GreenlabError):
+    """The lock for one measurement at a time cannot be taken where it should be."""
+
+
+class MachineBusyError(GreenlabError):
+    """Another greenlab measures on this machine, and is not to be waited for."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error says in one line; the name of its kind where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def without_password(text: str | None) -> str | None:
+    """Blank out a password in a URL."""
+    return text and re.sub(r"(?<=://)([^/\s:@]*):([^\s@]+)@", r"\1:***@", text)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from hydra import compose
@@ -60,19 +61,35 @@ def split(overrides: Sequence[str]) -> list[list[str]]:
     return [list(cell) for cell in cells]
 
 
-def compose_sweep(config: DictConfig) -> list[Config]:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Combination:
+    """One cell of a grid: what the command line chose for it, and what that composes to."""
+
+    overrides: list[str]
+    config: Config
+
+
+def compose_sweep(config: DictConfig) -> list[Combination]:
     """Every cell of the multirun that Hydra is about to run, checked.
 
     Raises:
-        ConfigError: a cell's settings break a rule, or there is no cell at all.
+        ConfigError: a cell's settings break a rule, there is no cell at all, or one is there twice.
     """
     loader = GlobalHydra.instance().config_loader()
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
-    grid = []
+    grid: dict[str, Combination] = {}
     for chosen in split([*params, *config.hydra.overrides.task]):
         with _refusals(chosen):
-            grid.append(configuration.from_omegaconf(loader.load_sweep_config(config, chosen)))
-    return grid
+            settings = configuration.from_omegaconf(loader.load_sweep_config(config, chosen))
+        same = grid.setdefault(
+            configuration.signature(settings), Combination(overrides=chosen, config=settings)
+        )
+        if same.overrides is not chosen:
+            raise ConfigError(
+                f"{' '.join(chosen)} and {' '.join(same.overrides)} are the same cell; "
+                "repetitions=2 measures every cell twice"
+            )
+    return list(grid.values())
 
 
 def compose_hydra(overrides: Sequence[str]) -> DictConfig:

@@ -4,8 +4,8 @@ Hydra's grammar reads the 32 of `batch_size=32` as an integer and then refuses i
 ("Config group override must be a string or a list. Got int"). The one place where every route
 (command line, sweep, glob, range, preset, compose API, worker process) hands its choices to Hydra
 is wrapped here. A second piece composes `batch_size=100` where there is no batch_size/100.yaml, and
-`resume=NAME`; a third says in one message where a YAML file is broken. Importing this module installs all three;
-`greenlab/__init__.py` does, so worker processes have them too.
+`resume=NAME`; a third says in one message where a YAML file is broken. Importing this module
+installs all three; `greenlab/__init__.py` does, so worker processes have them too.
 """
 
 from typing import Any

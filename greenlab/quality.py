@@ -266,6 +266,32 @@ def _idle(evidence: Evidence) -> Iterator[Doubt]:
             )
 
 
+def _cooling(evidence: Evidence) -> Iterator[Doubt]:
+    coolings = zip(("before", "after"), evidence.measured.cooling, strict=True)
+    gave_up = [(when, cooling) for when, cooling in coolings if not cooling.reached]
+    if not gave_up:
+        return
+    found = evidence.cell.sweep_idle_celsius or evidence.measured.cooling[0].celsius
+    idle = evidence.cell.config.get("idle", {})
+    seen = "; ".join(
+        f"as the idle window {when} the passes began, "
+        + ", ".join(
+            f"{part} had {celsius:.0f} °C ({found[part]:.0f} °C in the sweep's first)"
+            for part, celsius in cooling.celsius.items()
+            if part in found
+        )
+        for when, cooling in gave_up
+    )
+    yield Doubt(
+        code="not_cooled",
+        seen=f"GPUs had not cooled down: {seen}",
+        limit=f"idle.settle_celsius={idle.get('settle_celsius', 0):g} °C, waited for "
+        f"idle.settle_max_s={idle.get('settle_max_s', 0):g} s",
+        remedy="Raise idle.settle_max_s; where idle power differs too, idle_drift_gpu says so",
+        severity="information",
+    )
+
+
 # ------------------------------------------------------------------ what else the machine was doing
 
 
@@ -456,6 +482,7 @@ CHECKS = (
     _windows,
     _net,
     _idle,
+    _cooling,
     _company,
     _machine,
     _clocks,

@@ -18,10 +18,10 @@ from pydantic import ConfigDict, TypeAdapter
 from greenlab import energy
 from greenlab.config import Carbon
 from greenlab.energy import EnergyWindow
-from greenlab.errors import GreenlabError
+from greenlab.errors import GreenlabError, MeterReadError, MeterUnavailableError
 from greenlab.uncertainty import Bracket, PowerSeries, Readout, net_u95_j
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised when a field changes its meaning; readers refuse what they do not know."""
 
 RECORD_FILE = "record.json"
@@ -30,6 +30,8 @@ CELL_FILE = "cell.json"
 CONFIG_FILE = "config.yaml"
 WINDOWS_FILE = "windows.jsonl"
 """Each window as soon as it is closed: what a cell that fails later has measured until then."""
+ACCOUNT_FILE = "account.log"
+"""Where the joules of the cell's whole life went, kept up to date while it runs; see account.py."""
 TRACE_FILE = "trace.parquet"
 POWER_FILE = "power.png"
 LOG_FILE = "greenlab.log"
@@ -37,6 +39,9 @@ LOG_FILE = "greenlab.log"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Verdict = Literal["PASS", "WARN", "INVALID"]
 Severity = Literal["information", "warning", "invalid"]
+FailureKind = Literal["oom", "nan", "timeout", "killed", "error"]
+"""Out of memory, a loss that is no number, over its time, ended from outside, anything else."""
+StageName = Literal["loading", "warm_up", "settling", "idle", "active", "evaluation"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,13 +63,27 @@ class Cell:
     started_at_s: float
     """Unix time."""
     config: dict[str, Any]
+    attempt: int = 1
+    """2 for the first further try of a cell that failed, and so on."""
     sweep_machine: str = ""
     """The machine that the sweep's first cell ran on; empty for that cell."""
+    sweep_idle_celsius: dict[str, float] = field(default_factory=dict)
+    """By GPU: how warm it was as that cell's first idle window began; empty for that cell."""
 
     @property
     def name(self) -> str:
         """What people call it: `resnet18-32-train`."""
         return "-".join(self.choices.get(key, "") for key in ("model", "batch_size", "phase"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """What the first cell of a sweep found; the others are held against it."""
+
+    machine: str = ""
+    """Empty until that cell has ended."""
+    idle_celsius: dict[str, float] = field(default_factory=dict)
+    """By GPU, as its first idle window began."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,6 +102,64 @@ class Source:
     error_fraction: float | None = None
     """Half-width of a 95 % interval over the component's gross energy, where it is modelled; None
     where the counter's own error is worked out."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """A stretch of a cell's life."""
+
+    name: StageName
+    duration_s: float
+    energy_j: dict[str, float]
+    """Joules by component; one that was not metered has no key."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Account:
+    """Where the joules of a cell went, from opening its meter to its record or its end."""
+
+    sources: list[Source]
+    started_at_s: float
+    """Unix time."""
+    stages: list[Stage]
+    """In order of time, without gaps: one ends with the reading that the next begins with."""
+
+    @property
+    def duration_s(self) -> float:
+        """All stages together."""
+        return sum(stage.duration_s for stage in self.stages)
+
+    @property
+    def ended_at_s(self) -> float:
+        """Unix time of the last reading."""
+        return self.started_at_s + self.duration_s
+
+    @property
+    def energy_j(self) -> dict[str, float]:
+        """Joules by component, all stages together."""
+        metered = [source.component for source in self.sources if source.parts]
+        return {c: sum(stage.energy_j[c] for stage in self.stages) for c in metered}
+
+    @property
+    def stage_j(self) -> dict[str, float]:
+        """Joules by name of stage, all components together."""
+        names = dict.fromkeys(stage.name for stage in self.stages)
+        return {
+            name: sum(energy.total(s.energy_j) for s in self.stages if s.name == name)
+            for name in names
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cooling:
+    """The wait before an idle window until the GPUs had cooled down."""
+
+    waited_s: float
+    """Beyond `idle.settle_s`."""
+    reached: bool
+    """Whether they had; false where `idle.settle_max_s` ended the wait."""
+    celsius: dict[str, float]
+    """By GPU: how warm it was after the wait; one that does not tell has no key."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -254,6 +331,8 @@ class Measurement:
     """Power by device over the idle windows, before and after."""
     active_series: PowerSeries
     """The same over the passes."""
+    cooling: tuple[Cooling, Cooling]
+    """Before each idle window."""
     counters: list[CounterHealth]
     trace: TraceSummary
     conditions: tuple[Conditions, Conditions]
@@ -348,12 +427,23 @@ class Doubt:
         return f"{self.seen}{limit}. {self.remedy}"
 
 
+METER_ERRORS = (MeterReadError.__name__, MeterUnavailableError.__name__)
+"""Counters were there when the sweep was checked: one that goes later may come back."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
     """Why a cell has no result."""
 
-    kind: str
+    kind: FailureKind
     message: str
+    exception: str = ""
+    """Name of the exception's class; empty where the cell ended without one."""
+
+    @property
+    def is_transient(self) -> bool:
+        """Whether the same cell may well succeed when it is tried again."""
+        return self.kind in ("killed", "timeout") or self.exception in METER_ERRORS
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -370,6 +460,19 @@ class Record:
     measurement: Measurement | None = None
     doubts: list[Doubt] = field(default_factory=list)
     failure: Failure | None = None
+    account: Account | None = None
+    """None where a cell ended before its meter was open."""
+
+    @property
+    def sources(self) -> list[Source]:
+        """What metered it; empty where it ended before its meter was open."""
+        metered = self.measurement or self.account
+        return metered.sources if metered else []
+
+    @property
+    def mark(self) -> str:
+        """What stands before its joules, useful or wasted, where some are modelled."""
+        return "~" if any(s.provenance.startswith("modelled") for s in self.sources) else ""
 
     @property
     def verdict(self) -> Verdict:
@@ -388,10 +491,10 @@ class Record:
 def metrics(record: Record) -> dict[str, float]:
     """One value per metric name; names are a contract with whoever reads MLflow.
 
-    A cell without a measurement has none.
+    A cell without a measurement has none but what it wasted.
     """
     if (measured := record.measurement) is None:
-        return {}
+        return _wasted(record)
     active = measured.active
     named = _energy_metrics(measured)
     named |= Carbon(**record.cell.config.get("carbon", {})).tariff.metrics(
@@ -401,6 +504,8 @@ def metrics(record: Record) -> dict[str, float]:
         "time/active_s": active.duration_s,
         "time/idle_before_s": measured.idle_before.duration_s,
         "time/idle_after_s": measured.idle_after.duration_s,
+        "time/cooling_before_s": measured.cooling[0].waited_s,
+        "time/cooling_after_s": measured.cooling[1].waited_s,
         "time/samples_per_s": measured.num_samples / active.duration_s,
         "work/samples": measured.num_samples,
         "task/loss": measured.evaluation.loss,
@@ -416,6 +521,15 @@ def metrics(record: Record) -> dict[str, float]:
     if measured.model.parameters:
         named["model/macs_per_parameter"] = measured.model.macs_per_parameter
     return named | measured.trace.mean
+
+
+def _wasted(record: Record) -> dict[str, float]:
+    """What a cell without a result drew all the same."""
+    wasted_j = record.account.energy_j if record.account else {}
+    if not wasted_j:
+        return {}  # nothing was metered: no number at all, not a zero
+    by_component = {f"energy/wasted_{component}_j": value for component, value in wasted_j.items()}
+    return {"energy/wasted_j": energy.total(wasted_j)} | by_component
 
 
 def _energy_metrics(measured: Measurement) -> dict[str, float]:
@@ -487,6 +601,7 @@ def pass_metrics(record: Record) -> Iterator[tuple[int, dict[str, float]]]:
 _RECORD = TypeAdapter(Record)
 _WINDOW = TypeAdapter(EnergyWindow)
 _CELL = TypeAdapter(Cell)
+_CLAIM = TypeAdapter(Claim)
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -528,6 +643,17 @@ def write_cell(folder: Path, cell: Cell) -> None:
 def read_cell(folder: Path) -> Cell:
     """Read cell.json."""
     return _CELL.validate_json((folder / CELL_FILE).read_bytes())
+
+
+def write_claim(path: Path, claim: Claim) -> None:
+    """Write down what a sweep's first cell found."""
+    _write(path, _CLAIM.dump_json(claim))
+
+
+def read_claim(path: Path) -> Claim:
+    """The inverse of `write_claim`; nothing where no cell has ended yet."""
+    written = path.read_bytes() if path.exists() else b""
+    return _CLAIM.validate_json(written) if written else Claim()
 
 
 def _write(path: Path, content: bytes) -> None:

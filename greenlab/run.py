@@ -15,7 +15,7 @@ import signal
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
@@ -30,15 +30,22 @@ from omegaconf import DictConfig
 from greenlab import cell_process, tracking
 from greenlab import config as configuration
 from greenlab import record as records
+from greenlab.account import read_account
 from greenlab.config import Config
-from greenlab.errors import ConfigError, GreenlabError, OutputError, first_line
-from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Failure, Record
+from greenlab.errors import (
+    ConfigError,
+    GreenlabError,
+    OutputError,
+    first_line,
+    without_password,
+)
+from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Claim, Failure, Record
 
 logger = logging.getLogger(__name__)
 
 STOP_WITHIN_S = 5.0
 CLAIM_FILE = ".greenlab"
-"""Makes a folder one multirun's own, and names the machine that its first cell ran on."""
+"""Makes a folder one multirun's own, and holds what its first cell found; see record.Claim."""
 _FORKSERVER = multiprocessing.get_context("forkserver")
 CHOICES = ("model", "hardware", "batch_size", "phase", "dataset", "experiment")
 
@@ -49,12 +56,28 @@ class Ticket:
 
     sweep: str
     position: int
+    """In the sweep's order, from 1."""
     num_cells: int
+    attempt: int
     began_s: float
-    """Unix time at which the sweep began."""
+    """Unix time at which the sweep began, or was resumed."""
+    num_before: int
+    """Cells since then, before this one."""
+    num_left: int
+    """Cells to go, this one included."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where cells are about to be measured, and by which greenlab."""
+
+    machine: str
+    commit: str
 
 
 ticket: Ticket | None = None
+UNSYNCED_FILE = "unsynced"
+"""In the folder of a cell that could not be logged: why."""
 
 
 def run(composed: DictConfig) -> float:
@@ -71,8 +94,15 @@ def run(composed: DictConfig) -> float:
     try:
         record = measure_in_own_process(cell, folder)
         _name_machine(record, folder)
+    except OSError as error:  # a full disk; what earlier cells left is whole
+        raise OutputError(
+            f"{cell.name}: {folder} cannot be written ({error.strerror}); free some space or name "
+            "another folder (hydra.sweep.dir, hydra.run.dir)"
+        ) from error
     finally:  # also when it was stopped: there is a record of that too
-        landed = land(folder, config)
+        landed = land(folder, config) if (folder / records.RECORD_FILE).exists() else None
+        if landed is not None and ticket:
+            _land_others(folder.parent, config)
     report(record, alone=alone)
     if alone:
         if landed is not None:
@@ -89,35 +119,37 @@ def _describe_cell(config: Config, folder: Path) -> Cell:
     choices["batch_size"] = str(config.batch_size.size)  # whatever option it was made from
     if any(override.startswith("model._target_=") for override in hydra.overrides.task):
         choices["model"] = config.model._target_  # the option that it replaces is not what runs
+    first = _sweep_machine(folder) if ticket else Claim()
     settings = configuration.to_dict(config)
-    settings["mlflow"]["tracking_uri"] = tracking.without_password(
-        tracking.resolve_uri(config.mlflow)
-    )
+    settings["mlflow"]["tracking_uri"] = without_password(tracking.resolve_uri(config.mlflow))
     return Cell(
         uid=uuid.uuid4().hex,
         signature=configuration.signature(config),
         choices=choices,
-        overrides=[tracking.without_password(o) or "" for o in hydra.overrides.task],
+        overrides=[without_password(o) or "" for o in hydra.overrides.task],
         sweep=ticket.sweep if ticket else "",
         position=ticket.position if ticket else 1,
         num_cells=ticket.num_cells if ticket else 1,
-        repetition=1,
+        repetition=config.repetition,
+        attempt=ticket.attempt if ticket else 1,
         started_at_s=time.time(),
         config=settings,
-        sweep_machine=_sweep_machine(folder) if ticket else "",
+        sweep_machine=first.machine,
+        sweep_idle_celsius=first.idle_celsius,
     )
 
 
-def _sweep_machine(folder: Path) -> str:
-    """The machine of the cells measured before this one; empty for the first."""
-    claim = folder.parent / CLAIM_FILE
-    return claim.read_text() if claim.exists() else ""
+def _sweep_machine(folder: Path) -> Claim:
+    """What the first cell of the sweep found; nothing for that cell itself."""
+    return records.read_claim(folder.parent / CLAIM_FILE)
 
 
 def _name_machine(record: Record, folder: Path) -> None:
-    claim = folder.parent / CLAIM_FILE
-    if ticket and record.environment is not None and claim.exists() and not claim.read_text():
-        claim.write_text(record.environment.machine)
+    claim, measured = folder.parent / CLAIM_FILE, record.measurement
+    if ticket and record.environment and measured and claim.exists() and not claim.read_bytes():
+        idle_celsius = measured.cooling[0].celsius
+        found = Claim(machine=record.environment.machine, idle_celsius=idle_celsius)
+        records.write_claim(claim, found)
 
 
 def measure_in_own_process(cell: Cell, folder: Path) -> Record:
@@ -146,17 +178,37 @@ def refuse_used(folder: Path) -> None:
         )
 
 
+def claim(folder: Path, key: str) -> None:
+    """Make `folder` this run's own: two that start in the same second are given the same name.
+
+    Raises:
+        OutputError: another run has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / CLAIM_FILE).touch(exist_ok=False)
+    except FileExistsError as error:
+        raise OutputError(
+            f"{key}={folder} holds the results of another run; start again, or name another folder"
+        ) from error
+
+
 def _running_lock(folder: Path) -> FileLock:
     return FileLock(folder / "running.lock")  # the system lets go of it when this process dies
 
 
-def is_running(folder: Path) -> bool:
-    """Whether some process of this machine is measuring the cell of `folder`."""
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep every other process of this machine from measuring or logging the cell of `folder`.
+
+    Raises:
+        GreenlabError: one of them does.
+    """
     try:
         with _running_lock(folder).acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
+            yield
+    except Timeout as error:
+        raise GreenlabError("it is running; it lands by itself when it has ended") from error
 
 
 def _measure(cell: Cell, folder: Path) -> Record:
@@ -171,7 +223,8 @@ def _measure(cell: Cell, folder: Path) -> Record:
     _stop(process)  # what a model may have started and left behind
     if not (folder / records.RECORD_FILE).exists():
         reason = _death(process.exitcode or 0, folder / LOG_FILE)
-        _write_unfinished(cell, folder, "FAILED", "killed", reason)
+        kind: records.FailureKind = "timeout" if process.exitcode == -signal.SIGALRM else "killed"
+        _write_unfinished(cell, folder, "FAILED", kind, reason)
     return records.read_record(folder)
 
 
@@ -187,6 +240,9 @@ def start_server(grid: Sequence[Config]) -> None:
 
 
 def _in_own_process(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
+    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+        # A worker of joblib's; the new process would look for joblib's own method there.
+        multiprocessing.set_start_method("forkserver", force=True)
     process = _FORKSERVER.Process(target=target, args=arguments)
     process.start()
     return process
@@ -205,6 +261,8 @@ def _stop(process: ForkServerProcess) -> None:
 
 
 def _death(returncode: int, log: Path) -> str:
+    if returncode == -signal.SIGALRM:
+        return f"not done after timeout_s; see {log}"
     how = (
         f"was killed by {signal.Signals(-returncode).name} (the out-of-memory killer uses SIGKILL)"
         if returncode < 0
@@ -214,11 +272,13 @@ def _death(returncode: int, log: Path) -> str:
 
 
 def _write_unfinished(
-    cell: Cell, folder: Path, status: records.Status, kind: str, message: str
+    cell: Cell, folder: Path, status: records.Status, kind: records.FailureKind, message: str
 ) -> None:
     failure = Failure(kind=kind, message=message)
+    account = read_account(folder)
     records.write_record(
-        folder, Record(status=status, cell=cell, ended_at_s=time.time(), failure=failure)
+        folder,
+        Record(status=status, cell=cell, ended_at_s=time.time(), failure=failure, account=account),
     )
 
 
@@ -229,26 +289,60 @@ def land(folder: Path, config: Config) -> str | None:
     """
     try:
         store = tracking.open_store(config.mlflow)
-        return store.run_link(store.land(folder))
+        link = store.run_link(store.land(folder))
+        (folder / UNSYNCED_FILE).unlink(missing_ok=True)
+        return link
     except Exception as error:  # MLflow, SQLAlchemy and the file system each raise their own
         logger.warning(
-            "not logged to MLflow: %s. Later: python -m greenlab.sync %s",
+            "not logged to MLflow: %s. The next cell tries again; later: python -m greenlab.sync "
+            "%s",
             first_line(error),
             folder,
         )
+        with contextlib.suppress(OSError):  # the disk may be full
+            (folder / UNSYNCED_FILE).write_text(first_line(error))
         return None
 
 
-def preflight(grid: Sequence[Config]) -> None:
+def _land_others(sweep_folder: Path, config: Config) -> None:
+    """Log what could not be logged before; the store answers again."""
+    if any(sweep_folder.glob(f"*/{UNSYNCED_FILE}")):
+        try:
+            land_unsynced(sweep_folder, tracking.open_store(config.mlflow))
+        except Exception as error:  # as above
+            logger.warning("cells of before are still not in MLflow: %s", first_line(error))
+
+
+def land_unsynced(sweep_folder: Path, store: tracking.Store) -> None:
+    """Log the cells of a sweep that could not be logged when they ended; stop at the first error.
+
+    One that another process is measuring or logging is left to it.
+    """
+    for mark in sorted(sweep_folder.glob(f"*/{UNSYNCED_FILE}")):
+        with contextlib.suppress(Timeout), _running_lock(mark.parent).acquire(timeout=0):
+            if (mark.parent / records.RECORD_FILE).exists():
+                store.land(mark.parent)
+                mark.unlink(missing_ok=True)
+
+
+def count_unsynced(sweep_folder: Path) -> int:
+    """How many cells of a sweep are on disk and not in MLflow."""
+    return sum(1 for _ in sweep_folder.glob(f"*/{UNSYNCED_FILE}"))
+
+
+def preflight(grid: Sequence[Config]) -> Place:
     """Check the hardware, sources, data and models of a whole grid in a process of its own.
+
+    Returns what that process says of the machine.
 
     Raises:
         ConfigError: with everything that stands in the way of a cell.
     """
-    what = "the check before the first cell"
     settings = [configuration.to_dict(config) for config in grid]
-    if problems := ask(what, cell_process.preflight_grid, settings):
-        raise ConfigError("\n".join(problems))
+    told = ask("the check before the first cell", cell_process.preflight_grid, settings)
+    if told["problems"]:
+        raise ConfigError("\n".join(told["problems"]))
+    return Place(machine=told["machine"], commit=told["commit"])
 
 
 def ask(what: str, target: Callable[..., None], *arguments: object) -> Any:
@@ -294,7 +388,9 @@ def summary_line(record: Record) -> str:
         f"{chosen.get('phase', ''):<9}"
     )
     if record.measurement is None:
-        return f"{cell} {record.status}"
+        wasted_j = values.get("energy/wasted_j")
+        spent = "" if wasted_j is None else f", {record.mark}{wasted_j:,.1f} J gross spent"
+        return f"{cell} {record.status}{spent}"
     joules = "no energy source"
     if "energy/net_j" in values:
         mark, net = record.measurement.mark, records.describe_net(values)
@@ -306,7 +402,7 @@ def summary_line(record: Record) -> str:
 def _remaining(record: Record) -> str:
     assert ticket is not None
     elapsed_s = time.time() - ticket.began_s
-    left_s = elapsed_s / ticket.position * (ticket.num_cells - ticket.position)
+    left_s = elapsed_s / (ticket.num_before + 1) * (ticket.num_left - 1)
     return f"[{clock(elapsed_s)} elapsed, about {clock(left_s)} left]"
 
 

@@ -8,10 +8,11 @@ import argparse
 from pathlib import Path
 
 from greenlab import record as records
+from greenlab.account import read_account
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError, first_line
 from greenlab.record import Failure, Record
-from greenlab.run import is_running
+from greenlab.run import UNSYNCED_FILE, hold
 from greenlab.tracking import Store, open_store
 
 
@@ -39,21 +40,26 @@ def main() -> int:
 
 
 def sync(folder: Path, store: Store) -> str:
-    """Land one cell's folder; returns its status and the link of its run."""
-    if is_running(folder):
-        raise GreenlabError("it is running; it lands by itself when it has ended")
-    if not (folder / records.RECORD_FILE).exists():
-        cell = records.read_cell(folder)
-        message = "greenlab itself was killed while this cell ran"
-        record = Record(
-            status="KILLED",
-            cell=cell,
-            ended_at_s=max(path.stat().st_mtime for path in folder.iterdir()),
-            failure=Failure(kind="killed", message=message),
-        )
-        records.write_record(folder, record)
-    status = records.read_record(folder).status
-    return f"{status} {store.run_link(store.land(folder))}"
+    """Land one cell's folder; returns its status and the link of its run.
+
+    Raises:
+        GreenlabError: it is being measured or logged, or its record is damaged.
+    """
+    with hold(folder):
+        if not (folder / records.RECORD_FILE).exists():
+            message = "greenlab itself was killed while this cell ran"
+            record = Record(
+                status="KILLED",
+                cell=records.read_cell(folder),
+                ended_at_s=max(path.stat().st_mtime for path in folder.iterdir()),
+                failure=Failure(kind="killed", message=message),
+                account=read_account(folder),
+            )
+            records.write_record(folder, record)
+        status = records.read_record(folder).status
+        link = store.run_link(store.land(folder))
+        (folder / UNSYNCED_FILE).unlink(missing_ok=True)
+    return f"{status} {link}"
 
 
 def _settings(folder: Path, tracking_uri: str | None, experiment: str | None) -> Mlflow:

@@ -6,14 +6,13 @@ nothing: a run is found by its `greenlab.uid`, equal values are kept once, files
 
 import logging
 import os
-import re
 import socket
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -22,8 +21,8 @@ from filelock import FileLock
 
 from greenlab import record as records
 from greenlab import views
-from greenlab.config import Mlflow
-from greenlab.errors import StoreUnavailableError, first_line
+from greenlab.config import Mlflow, cell_signature
+from greenlab.errors import StoreUnavailableError, first_line, without_password
 from greenlab.record import Cell, Record
 
 logger = logging.getLogger(__name__)
@@ -59,14 +58,38 @@ def resolve_uri(settings: Mlflow) -> str:
     return uri if path is None else f"sqlite:///{path}"
 
 
-def without_password(text: str | None) -> str | None:
-    """Blank out a password in a URL."""
-    return text and re.sub(r"(?<=://)([^/\s:@]*):([^\s@]+)@", r"\1:***@", text)
-
-
 def sqlite_path(uri: str) -> Path | None:
     """The file behind an SQLite URI, absolute; None for any other store."""
     return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepRun:
+    """The run that stands for a multirun; all but `run_id` are its tags."""
+
+    run_id: str
+    name: str
+    grid: str
+    """What it shares with every sweep of the same cells."""
+    overrides: str
+    num_cells: int
+    repetitions: str
+    order: str
+    order_seed: int
+    folder: str
+    """Of its cells, on `host`."""
+    host: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Landed:
+    """A finished cell in the store."""
+
+    sweep: str
+    machine: str
+    commit: str
+    net_j: float | None
+    """None where it is INVALID or has no energy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,7 +129,12 @@ class Store:
             self.experiment_id,
             start_time=round(record.cell.started_at_s * 1000),
             run_name=record.cell.name,
-            tags={"greenlab.uid": uid, "greenlab.sync": "partial", "greenlab.kind": "cell"},
+            tags={
+                "greenlab.uid": uid,
+                "greenlab.sync": "partial",
+                "greenlab.kind": "cell",
+                "greenlab.sweep": record.cell.sweep,
+            },
         )
         return str(run.info.run_id)
 
@@ -122,35 +150,97 @@ class Store:
 
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def count_landed(self, sweep: str) -> int:
-        """How many cells of a sweep are logged completely."""
-        found = self.client.search_runs(
-            [self.experiment_id],
-            f"tags.`greenlab.sweep` = '{sweep}' and tags.`greenlab.kind` = 'cell' "
-            "and tags.`greenlab.sync` = 'complete'",
-            max_results=10_000,
-        )
-        return len(found)
+    def _search(self, condition: str) -> Iterator[Any]:
+        """Runs of the experiment, the newest first."""
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment_id],
+                condition,
+                max_results=1000,
+                order_by=["attributes.start_time DESC"],
+                page_token=token,
+            )
+            yield from page
+            if not (token := page.token):
+                return
 
-    def begin_sweep(self, name: str, overrides: Iterable[str], num_cells: int) -> str:
-        """Open the run that stands for a multirun; returns its id."""
-        run = self.client.create_run(self.experiment_id, run_name=name)
-        self._tag(
-            run.info.run_id,
-            {
-                "greenlab.kind": "sweep",
-                "greenlab.sweep": name,
-                "greenlab.overrides": " ".join(without_password(o) or "" for o in overrides),
-                "greenlab.num_cells": str(num_cells),
-            },
+    def finished_cells(self, sweep: str | None) -> dict[str, Landed]:
+        """Finished cells by signature, the newest of each; of one sweep, or of all (None)."""
+        condition = (
+            "tags.`greenlab.kind` = 'cell' and tags.`greenlab.sync` = 'complete' "
+            "and attributes.status = 'FINISHED'"
         )
-        return str(run.info.run_id)
+        if sweep is not None:
+            condition += f" and tags.`greenlab.sweep` = '{sweep}'"
+        found: dict[str, Landed] = {}
+        for run in self._search(condition):
+            tags = run.data.tags
+            is_valid = tags.get("greenlab.verdict") != "INVALID"
+            landed = Landed(
+                sweep=tags.get("greenlab.sweep", ""),
+                machine=tags.get("greenlab.machine", ""),
+                commit=tags.get("greenlab.commit", ""),
+                net_j=run.data.metrics.get("energy/net_j") if is_valid else None,
+            )
+            found.setdefault(tags["greenlab.signature"], landed)
+        return found
+
+    def begin_sweep(self, begun: SweepRun) -> SweepRun:
+        """Open the run that stands for a multirun; returns it with its id."""
+        run_id = str(self.client.create_run(self.experiment_id, run_name=begun.name).info.run_id)
+        told = {
+            f"greenlab.{name}": str(value)
+            for name, value in asdict(begun).items()
+            if name not in ("run_id", "name")
+        }
+        told["greenlab.overrides"] = without_password(begun.overrides) or ""
+        self._tag(run_id, {"greenlab.kind": "sweep", "greenlab.sweep": begun.name} | told)
+        return replace(begun, run_id=run_id)
+
+    def sweeps(self) -> list[SweepRun]:
+        """All multiruns of the experiment that can be taken up again, the newest first."""
+        found = []
+        for run in self._search("tags.`greenlab.kind` = 'sweep'"):
+            tags = {key.removeprefix("greenlab."): text for key, text in run.data.tags.items()}
+            if "order_seed" in tags:
+                found.append(
+                    SweepRun(
+                        run_id=run.info.run_id,
+                        name=tags["sweep"],
+                        grid=tags["grid"],
+                        overrides=tags.get("overrides", ""),
+                        num_cells=int(tags["num_cells"]),
+                        repetitions=tags["repetitions"],
+                        order=tags["order"],
+                        order_seed=int(tags["order_seed"]),
+                        folder=tags["folder"],
+                        host=tags["host"],
+                    )
+                )
+        return found
+
+    def reopen_sweep(self, run_id: str) -> None:
+        """Let the run of a multirun be running again."""
+        self.client.update_run(run_id, status="RUNNING")
+
+    def close_running(self, sweep: str) -> None:
+        """Close as killed the runs that a dead multirun left running."""
+        for run in self._search(
+            f"tags.`greenlab.sweep` = '{sweep}' and attributes.status = 'RUNNING'"
+        ):
+            self.client.set_terminated(run.info.run_id, "KILLED")
 
     def end_sweep(
-        self, run_id: str, status: records.Status, table: str, ledger: dict[str, Any]
+        self,
+        run_id: str,
+        status: records.Status,
+        table: str,
+        ledger: dict[str, Any],
+        metrics: dict[str, float],
     ) -> None:
-        """Close the run of a multirun with its end table (Markdown) and its ledger."""
-        self._log(run_id, {}, _now(ledger["counts"]))
+        """Close the run of a multirun with its end table (Markdown), its ledger and its metrics."""
+        self._log(run_id, {}, _now(metrics))
         self._tag(run_id, {"mlflow.note.content": table})
         self.client.log_text(run_id, table, "table.md")
         self.client.log_dict(run_id, ledger, "ledger.json")
@@ -291,11 +381,15 @@ def _tags(record: Record) -> dict[str, str]:
         "greenlab.verdict": record.verdict,
         "greenlab.doubts": ", ".join(doubt.code for doubt in record.doubts),
         "greenlab.overrides": " ".join(cell.overrides),
+        "greenlab.position": str(cell.position),
+        "greenlab.cell": cell_signature(cell.config),
         "greenlab.schema_version": str(record.schema_version),
         "mlflow.note.content": describe(record),
         "mlflow.source.name": "greenlab",
         "mlflow.source.type": "LOCAL",
     }
+    if cell.attempt > 1:
+        tags["greenlab.attempt"] = str(cell.attempt)
     if record.environment is not None:
         tags["greenlab.machine"] = record.environment.machine
         tags["mlflow.source.git.commit"] = record.environment.commit.removesuffix("+")
@@ -377,7 +471,9 @@ def describe(record: Record) -> str:
 def _headline(record: Record) -> str:
     verdict = f"**{record.verdict}**"
     if record.failure is not None:
-        return f"**{record.status}**, {record.failure.kind}: {record.failure.message}"
+        return (
+            f"**{record.status}**, {record.failure.kind}: {record.failure.message}{_wasted(record)}"
+        )
     values, measured = records.metrics(record), record.measurement
     if measured is None or "energy/net_j" not in values:
         return f"{verdict}: no component was metered, there is no energy to report."
@@ -391,6 +487,11 @@ def _headline(record: Record) -> str:
         f"{mark}{values['energy/net_per_sample_j']:.4g} J per sample over "
         f"{measured.num_samples:,} samples; accuracy {values['task/accuracy']:.1%}{modelled}"
     )
+
+
+def _wasted(record: Record) -> str:
+    wasted_j = records.metrics(record).get("energy/wasted_j")
+    return "" if wasted_j is None else f" ({record.mark}{wasted_j:,.1f} J gross were spent on it)"
 
 
 def _what_ran(cell: Cell) -> str:

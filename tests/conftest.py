@@ -11,13 +11,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
-from greenlab import cell_process, config, record, tracking
+from greenlab import cell_process, config, machine_lock, record, tracking
 from greenlab.config import Config, Mlflow
 from greenlab.record import Cell, Record
 from greenlab.simulated.machine import SimulatedMachine, enter
@@ -80,20 +80,39 @@ def _measure_on(environment: dict[str, str], folder: Path) -> None:
 
 
 @pytest.fixture
-def measure_on(tmp_path: Path) -> Callable[..., Record]:
-    """Measure a cell on a simulated machine in a fresh process, as a multirun does."""
+def run_on(tmp_path: Path) -> Callable[..., int | None]:
+    """Run a cell on a simulated machine in a fresh process, as a multirun does; its exit code."""
 
-    def measure(machine: SimulatedMachine, *overrides: str) -> Record:
+    def run(machine: SimulatedMachine, *overrides: str, **changes: object) -> int | None:
         settings = make_config(*BEACON, *overrides)
-        record.write_cell(tmp_path, make_cell(settings))
+        record.write_cell(tmp_path, make_cell(settings, **changes))
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(cell_process.preload_for([settings]))
         process = context.Process(target=_measure_on, args=(machine.environment(), tmp_path))
         process.start()
         process.join()
+        return process.exitcode
+
+    return run
+
+
+@pytest.fixture
+def measure_on(run_on: Callable[..., int | None], tmp_path: Path) -> Callable[..., Record]:
+    """The same; its record."""
+
+    def measure(machine: SimulatedMachine, *overrides: str, **changes: object) -> Record:
+        run_on(machine, *overrides, **changes)
         return record.read_record(tmp_path)
 
     return measure
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test waits for a real greenlab on this machine, nor for the tests beside it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(machine_lock.FOLDER_VARIABLE, str(tmp_path_factory.mktemp("locks")))
+        yield
 
 
 @pytest.fixture(scope="session")

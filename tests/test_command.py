@@ -2,12 +2,15 @@
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, CommandLine
 
+from greenlab.config import Lock
+from greenlab.machine_lock import FOLDER_VARIABLE, machine_lock
 from greenlab.run import CLAIM_FILE
 from greenlab.simulated.machine import SimulatedMachine, Zone, workstation
 
@@ -263,7 +266,7 @@ def test_doctor_says_what_is_modelled_and_why(greenlab: CommandLine, tmp_path: P
     greenlab.environment["GREENLAB_POWERCAP_ROOT"] = str(tmp_path / "none")
     result = greenlab(module="greenlab.doctor")
     assert result.returncode == 3
-    for part in ("modelled:tdp", "no RAPL", "TDP", "mlflow.db"):
+    for part in ("modelled:tdp", "no RAPL", "TDP", "mlflow.db", "lock: free"):
         assert part in result.stdout
 
 
@@ -271,7 +274,9 @@ def test_doctor_tells_programs_the_same(greenlab: CommandLine) -> None:
     zone = Zone("package-0", idle_w=20, active_w=60, readable=False)
     with SimulatedMachine(zones=[zone]) as machine:
         greenlab.put_on(machine)
-        result = greenlab("--json", module="greenlab.doctor")
+        folder = machine.environment()[FOLDER_VARIABLE]
+        with machine_lock(Lock(folder=folder)):
+            result = greenlab("--json", module="greenlab.doctor")
     found = json.loads(result.stdout)
     assert result.returncode == found["exit_code"] == 3
     [_, cpu, dram] = found["components"]
@@ -279,6 +284,8 @@ def test_doctor_tells_programs_the_same(greenlab: CommandLine) -> None:
     assert (dram["component"], dram["provenance"]) == ("dram", "absent")
     assert any("udevadm" in remedy for remedy in found["remedies"])
     assert found["environment"]["cpu_name"]
+    assert found["lock"]["file"] == f"{folder}/greenlab-machine.lock"
+    assert found["lock"]["state"].startswith(f"taken by process {os.getpid()} of ")
 
 
 @pytest.mark.slow

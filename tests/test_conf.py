@@ -120,13 +120,13 @@ def test_the_default_cell_needs_no_download() -> None:
 def test_no_option_hides_in_a_folder_that_is_no_group() -> None:
     folders = {path.name for path in CONF.iterdir() if path.is_dir()}
 
-    assert folders == {*GROUPS, "experiment", "hydra"}
+    assert folders == {*GROUPS, "experiment", "hydra", "resume"}
 
 
 def test_numbers_carry_their_unit_in_the_key() -> None:
     seconds = [key for key in _keys(CONF / "config.yaml") if "settle" in key or "window" in key]
 
-    assert seconds == ["settle_s", "window_s"]
+    assert seconds == ["settle_s", "window_s", "settle_celsius", "settle_max_s"]
 
 
 def _keys(path: Path) -> list[str]:

@@ -5,8 +5,9 @@ import time
 import pytest
 from conftest import make_cell, make_config
 
-from greenlab import sweep
+from greenlab import end_table
 from greenlab.record import Failure, Record
+from greenlab.terminal import open_console
 
 
 def failed(*overrides: str) -> Record:
@@ -26,10 +27,10 @@ def test_settings_that_differ_between_cells_have_a_column() -> None:
         failed(*COMMON, "batch_size=32", "hardware.power_limit_w=150", "model.freeze=[conv1]"),
         failed(*COMMON, "batch_size=64", "hardware.power_limit_w=250"),
     ]
-    title, header, *_ = sweep._markdown("s", cells).splitlines()[1:]
+    title, header, *_ = end_table.markdown("s", [[one] for one in cells]).splitlines()[1:]
     assert title == ""
     assert header.startswith("| model | batch | phase | settings | net J |")
-    assert sweep._settings(cells) == [
+    assert end_table._settings(cells) == [
         "hardware.power_limit_w=150 model.freeze=[conv1]",
         "hardware.power_limit_w=250",
     ]
@@ -37,12 +38,12 @@ def test_settings_that_differ_between_cells_have_a_column() -> None:
 
 def test_what_the_other_columns_show_needs_no_column_more() -> None:
     cells = [failed(*COMMON, "batch_size=32"), failed(*COMMON, "batch_size=64", "phase=inference")]
-    assert "settings" not in sweep._markdown("s", cells)
+    assert "settings" not in end_table.markdown("s", [[one] for one in cells])
 
 
 def test_brackets_are_no_colours(capsys: pytest.CaptureFixture[str]) -> None:
     cells = [failed("model.freeze=[conv1]"), failed("model.freeze=[fc]")]
-    sweep.open_console().print(sweep._table("s", cells))
+    open_console().print(end_table.build_table("s", [[one] for one in cells]))
     shown = capsys.readouterr().out
     assert "[conv1]" in shown
     assert "[fc]" in shown

@@ -215,7 +215,7 @@ def test_an_unknown_option_is_refused_with_the_options_there_are(group: str) -> 
     "key",
     [
         "no_such",
-        "repetition",
+        "repetitons",
         "phase.epoch",
         "idle.window",
         "dataset.size",

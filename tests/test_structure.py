@@ -22,27 +22,30 @@ ROWS = [
     {"record", "scaling"},
     {"trace", "plan"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
-    | {"network", "grid"},
-    {"tracking", "sampler", "workload", "idle"},
-    {"phases", "power_plot"},
+    | {"network", "grid", "agenda", "machine_lock"},
+    {"account"},
+    {"tracking", "sampler", "workload", "idle", "end_table", "ledger"},
+    {"phases", "power_plot", "preflight"},
     {"experiment"},
-    {"cell_process"},
+    {"cell_process", "warm"},
     {"run", "survey"},
     {"plan_table"},
     {"planning"},
-    {"sweep", "sync", "selftest"},
+    {"sync", "selftest", "multirun"},
+    {"resume"},
+    {"sweep"},
     {"__main__", "doctor", "ui", "model_cards"},
 ]
 LEAVES = {"options", "terminal"}
 """Import nothing of greenlab's; whoever likes may import them."""
 
 HOMES = {
-    "hydra": {"config", "options", "grid", "run", "sweep", "__main__"},
-    "omegaconf": {"config", "options", "grid", "run", "sweep", "__main__"},
+    "hydra": {"config", "options", "grid", "run", "sweep", "multirun", "__main__"},
+    "omegaconf": {"config", "options", "grid", "run", "sweep", "resume", "__main__"},
     "mlflow": {"tracking"},
     "zeus": {"meters.zeus_counters", "meters.power_limit", "environment"},
     "thop": {"model_profile"},
-    "psutil": {"sampler", "environment", "meters.tdp_model"},
+    "psutil": {"sampler", "environment", "meters.tdp_model", "machine_lock"},
 }
 WITHOUT_TORCH = [
     "errors",

@@ -23,10 +23,10 @@ from filelock import FileLock
 
 from greenlab import record, trace, views
 from greenlab.config import Mlflow
-from greenlab.errors import GreenlabError, StoreUnavailableError
+from greenlab.errors import GreenlabError, StoreUnavailableError, without_password
 from greenlab.record import Failure, Record
 from greenlab.sync import sync
-from greenlab.tracking import MAX_SERIES_POINTS, Store, describe, open_store, without_password
+from greenlab.tracking import MAX_SERIES_POINTS, Store, SweepRun, describe, open_store
 
 GOLDEN = Path(__file__).parent / "golden"
 ARTEFACTS = ["config.yaml", "greenlab.log", "power.png", "record.json", "trace.parquet"]
@@ -543,10 +543,51 @@ def test_links_lead_to_the_views(finished_store: Store) -> None:
 
 # ----------------------------------------------------------------------------------------- sweeps
 
+SWEEP = SweepRun(
+    run_id="",
+    name="s1",
+    grid="0123",
+    overrides="batch_size=16,32",
+    num_cells=2,
+    repetitions="auto",
+    order="shuffle",
+    order_seed=2**32 - 1,
+    folder="/data/multirun/it's here",
+    host="lab",
+)
+
+
+def test_a_sweep_is_found_again_as_it_began(store: Store) -> None:
+    begun = store.begin_sweep(SWEEP)
+
+    assert store.sweeps() == [begun]
+    assert begun == replace(SWEEP, run_id=begun.run_id)
+
+
+def test_a_finished_cell_is_found_by_its_signature(store: Store, folder: Path) -> None:
+    cell_record = record.read_record(folder)
+    store.land(folder)
+    [(signature, landed)] = store.finished_cells(None).items()
+
+    assert signature == cell_record.cell.signature
+    assert landed.net_j == record.metrics(cell_record)["energy/net_j"]
+    assert store.finished_cells(cell_record.cell.sweep).keys() == {signature}
+    assert store.finished_cells("another sweep") == {}
+
+
+def test_what_a_dead_sweep_left_running_is_closed(store: Store, folder: Path) -> None:
+    left = store.client.create_run(
+        store.experiment_id, tags={"greenlab.sweep": "s1", "greenlab.kind": "cell"}
+    )
+    store.close_running("s1")
+
+    assert store.client.get_run(left.info.run_id).info.status == "KILLED"
+
 
 def test_a_sweep_is_a_run_of_its_own_kind(store: Store) -> None:
-    run_id = store.begin_sweep("s1", [f"mlflow.tracking_uri=http://ann:{SECRET}@lab", "seed=1"], 2)
-    store.end_sweep(run_id, "FINISHED", "| net J |", {"counts": {"cells/finished": 2}})
+    overrides = f"mlflow.tracking_uri=http://ann:{SECRET}@lab seed=1"
+    run_id = store.begin_sweep(replace(SWEEP, overrides=overrides)).run_id
+    store.end_sweep(run_id, "FINISHED", "| net J |", {"cells": []}, {"cells/finished": 2})
     run = store.client.get_run(run_id)
 
     assert run.info.status == "FINISHED"

@@ -42,12 +42,16 @@ class Counter:
         self._range_j = range_j
         self._clock = clock
         self._joules = 0.0
-        self.restart_health()
+        self._raw_j, self._read_at_s = self._read_raw_j(), self._clock()
+        self._forget()
 
     def restart_health(self) -> None:
-        """Start `health` afresh, from a new reading."""
-        self._raw_j = self._read_raw_j()
-        self._read_at_s = self._advanced_at_s = self._clock()
+        """Start `health` afresh, from a new reading; what was counted stays."""
+        self.joules()
+        self._forget()
+
+    def _forget(self) -> None:
+        self._advanced_at_s = self._read_at_s
         self._peak_from = (self._read_at_s, self._joules)
         self._num_wraps = self._num_resets = 0
         self._longest_gap_s = self._longest_still_s = self._peak_w = 0.0

@@ -20,7 +20,6 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from greenlab import energy, trace
-from greenlab.config import Idle
 from greenlab.energy import EnergyWindow
 from greenlab.idle import measure_idle
 from greenlab.meters import Meter, OpenSource
@@ -73,8 +72,8 @@ def _simulate_cell(random: Generator) -> dict[str, Interval]:
     machine = _Machine(random, counters)
     machine.meter.observe_ticks()
     machine.meter.restart_health()
-    idle = Idle(settle_s=settle_s, window_s=IDLE_S)
-    before = measure_idle(machine.meter, idle, _nothing, machine.sleep)
+    machine.sleep(settle_s)
+    before = measure_idle(machine.meter, IDLE_S, _nothing, machine.sleep)
     machine.meter.begin()
     passes = []
     for _ in range(num_passes):
@@ -85,7 +84,8 @@ def _simulate_cell(random: Generator) -> dict[str, Interval]:
         machine.sleep(random.uniform(0, 2e-3))  # the pass is written down
     machine.meter.end()
     active = energy.join(passes)
-    after = measure_idle(machine.meter, idle, _nothing, machine.sleep)
+    machine.sleep(settle_s)
+    after = measure_idle(machine.meter, IDLE_S, _nothing, machine.sleep)
     bracket = machine.bracket(before, active, after)
     net_j = energy.net_energy_j(active, energy.idle_power_w(bracket.idle))
     return {

@@ -1,0 +1,255 @@
+"""The life of a multirun once it has begun: its cells are measured, it ends with a table."""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from hydra.core.utils import JobReturn
+
+from greenlab import config as configuration
+from greenlab import end_table, run, tracking
+from greenlab import ledger as ledgers
+from greenlab import record as records
+from greenlab.agenda import Agenda, Result, Task
+from greenlab.config import cell_signature
+from greenlab.end_table import Group
+from greenlab.errors import GreenlabError, first_line
+from greenlab.grid import Combination
+from greenlab.ledger import Ledger
+from greenlab.record import Record
+from greenlab.run import Ticket
+from greenlab.terminal import open_console
+from greenlab.tracking import Landed, Store, SweepRun
+
+logger = logging.getLogger(__name__)
+
+Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
+"""Runs cells, given as overrides, numbered from the second argument on; returns when all ended."""
+
+
+class Multirun:
+    """One sweep in this process; resume.py makes it."""
+
+    def __init__(
+        self, grid: Sequence[Combination], run_of: SweepRun, folder: Path, store: Store | None
+    ) -> None:
+        self.name, self.folder = run_of.name, folder
+        self.tickets: dict[int, Ticket] = {}
+        """By the number of Hydra's job."""
+        self._grid = grid
+        self._keys = [cell_signature(configuration.to_dict(one.config)) for one in grid]
+        self._run = run_of
+        self._rules = grid[0].config
+        self._agenda = Agenda(len(grid), self._rules, run_of.order_seed)
+        self._has_store = store is not None
+        self._began_s = time.time()
+        self._next_job = _next_job(folder)
+        self._tries: dict[Task, int] = {}
+
+    @property
+    def num_cells(self) -> int:
+        """Measurements that it takes, as far as they are known."""
+        return self._agenda.num_tasks
+
+    def skip_measured(self, measured: dict[str, Landed]) -> int:
+        """Take what is measured already (by signature) as done; returns how many that is."""
+        last = self._rules.max_repetitions if self._agenda.is_auto else self._rules.repetitions
+        num_skipped = 0
+        for cell in range(len(self._grid)):
+            for repetition in range(1, last + 1):
+                task = Task(cell=cell, repetition=repetition)
+                if (landed := measured.get(self._signature(task))) is not None:
+                    self._agenda.settle(task, Result(is_finished=True, net_j=landed.net_j))
+                    num_skipped += 1
+        return num_skipped
+
+    def _signature(self, task: Task) -> str:
+        config = self._grid[task.cell].config
+        if self._rules.repetitions != 1:
+            config = configuration.with_repetition(config, task.repetition)
+        return configuration.signature(config)
+
+    # -------------------------------------------------------------------------------- its cells
+
+    def measure(self, launch: Launch, at_once: int | None) -> None:
+        """Measure what is on the agenda, `at_once` cells at a time (None: all that are known)."""
+        while tasks := self._agenda.take(at_once):
+            first = self._next_job
+            jobs = [self._enlist(task, len(tasks) - place) for place, task in enumerate(tasks)]
+            for task, returned in zip(tasks, launch(jobs, first), strict=True):
+                self._settle(task, returned)
+        if self._agenda.is_stopped:
+            logger.error(
+                "stopped: %d cells have failed, as many as max_failures=%s allows",
+                self._agenda.num_failed,
+                self._rules.max_failures,
+            )
+
+    def _enlist(self, task: Task, num_waiting: int) -> list[str]:
+        """Give a task its job number and ticket; returns its overrides."""
+        self._tries[task] = self._tries.get(task, 0) + 1
+        self.tickets[self._next_job] = Ticket(
+            sweep=self.name,
+            position=self._agenda.position(task),
+            num_cells=self.num_cells,
+            attempt=self._tries[task],
+            began_s=self._began_s,
+            num_before=len(self.tickets),
+            num_left=self._agenda.num_open + num_waiting,
+        )
+        self._next_job += 1
+        chosen = self._grid[task.cell].overrides
+        return chosen if task.repetition == 1 else [*chosen, f"repetition={task.repetition}"]
+
+    def _settle(self, task: Task, returned: JobReturn) -> None:
+        assert returned.hydra_cfg is not None
+        try:
+            _ = returned.return_value
+        except Exception as error:  # outside the cell's own process: a full disk, a used folder
+            logger.error("%s", first_line(error), exc_info=_unexpected(error))
+        result = _result(Path(returned.hydra_cfg.hydra.runtime.output_dir))
+        if self._agenda.settle(task, result):
+            logger.warning("trying it again (%d of %d)", self._tries[task], self._rules.retries)
+
+    # ---------------------------------------------------------------------------------- its end
+
+    def end(self, status: records.Status) -> bool:
+        """Close the sweep and print what came of it; returns whether all is done and logged."""
+        cells = self._records()
+        groups = end_table.by_cell(cells, {key: place for place, key in enumerate(self._keys)})
+        num_finished = self._agenda.num_finished
+        if status == "FINISHED" and num_finished < self.num_cells:
+            status = "FAILED"
+        self._print(groups, ledgers.settle(cells))
+        landed = self._log(cells, groups, status)
+        return landed and num_finished == self.num_cells
+
+    def _print(self, groups: Sequence[Group], ledger: Ledger) -> None:
+        console = open_console()
+        console.print(end_table.build_table(self.name, groups))
+        took = run.clock(time.time() - self._began_s)
+        for line in [
+            f"{self._agenda.num_finished} of {self.num_cells} cells finished in {took}.",
+            *ledgers.describe(ledger, self._rules.carbon.tariff, self._rules.carbon.currency),
+            *end_table.legend(groups),
+            *self._remarks(groups),
+        ]:
+            console.print(line, highlight=False)
+
+    def _remarks(self, groups: Sequence[Group]) -> list[str]:
+        cells = [record for group in groups for record in group]
+        remarks = []
+        machines = sorted({one.environment.machine for one in cells if one.environment})
+        if len(machines) > 1:
+            remarks.append(
+                f"The cells ran on {len(machines)} machines ({', '.join(machines)}): compare those "
+                "of one machine only."
+            )
+        if capped := self._agenda.capped():
+            named = {cell_signature(one.cell.config): one.cell.name for one in cells}
+            names = ", ".join(
+                f"{named.get(self._keys[cell], '?')} ±{half:.1%}" for cell, half in capped.items()
+            )
+            remarks.append(
+                f"max_repetitions={self._rules.max_repetitions} ended these before their mean was "
+                f"known to ±{self._rules.target_rel_ci:.1%}: {names}."
+            )
+        num_missing = len(self._grid) - len(groups)
+        if num_missing and self._agenda.num_finished:
+            remarks.append(
+                f"{num_missing} cells have no row: they lie in the folders of other sweeps, or are "
+                "not measured."
+            )
+        if any(record.doubts for record in cells):
+            remarks.append("What a doubt saw, and its remedy, stand in each run's description.")
+        return remarks
+
+    def _records(self) -> list[Record]:
+        folders = [path.parent for path in self.folder.glob(f"*/{records.RECORD_FILE}")]
+        found = [records.read_record(folder) for folder in folders]
+        return [record for record in found if record.cell.sweep == self.name]
+
+    def _log(
+        self, cells: Sequence[Record], groups: Sequence[Group], status: records.Status
+    ) -> bool:
+        """Close the sweep's own run; returns whether MLflow has all of the cells."""
+        settled = ledgers.settle(cells)
+        counts = {"cells/planned": self.num_cells, "cells/finished": self._agenda.num_finished}
+        ledger = {
+            "sweep": self.name,
+            "counts": counts,
+            "parts": {name: asdict(part) for name, part in settled.parts.items()},
+            "is_modelled": settled.is_modelled,
+            "cells": [_ledger_entry(record) for record in cells],
+        }
+        try:
+            store = tracking.open_store(self._rules.mlflow)
+            run.land_unsynced(self.folder, store)
+            if not self._has_store:  # it was not there when the sweep began
+                self._run = store.begin_sweep(self._run)
+            table = end_table.markdown(self.name, groups)
+            store.end_sweep(self._run.run_id, status, table, ledger, counts | settled.metrics)
+        except Exception as error:  # MLflow, SQLAlchemy and files each raise their own
+            logger.warning(
+                "the sweep's own run could not be closed in MLflow: %s. Its cells are in %s; "
+                "log them with: python -m greenlab.sync %s",
+                first_line(error),
+                self.folder,
+                self.folder,
+            )
+            return False
+        console = open_console()
+        if not store.uri.startswith("http"):
+            console.print("Browse: make ui (or python -m greenlab.ui), then", highlight=False)
+        for name, address in store.view_links().items():
+            console.print(f"  {name + ':':<24} {address}", highlight=False, soft_wrap=True)
+        missing = run.count_unsynced(self.folder)
+        if missing:
+            logger.warning(
+                "%d cells are on disk and not in MLflow: python -m greenlab.sync %s",
+                missing,
+                self.folder,
+            )
+        return missing == 0
+
+
+def _next_job(folder: Path) -> int:
+    """The first number that no cell in `folder` has; its name ends with it as a rule."""
+    taken = [path.parent.name for path in folder.glob(f"*/{records.CELL_FILE}")]
+    numbers = [int(match[0]) for name in taken if (match := re.search(r"\d+$", name))]
+    return max([len(taken) - 1, *numbers]) + 1
+
+
+def _unexpected(error: Exception) -> Exception | None:
+    return None if isinstance(error, GreenlabError) else error
+
+
+def _result(folder: Path) -> Result:
+    try:
+        record = records.read_record(folder)
+    except (OSError, GreenlabError):  # it could not even be written
+        return Result(is_finished=False)
+    if record.status != "FINISHED":
+        assert record.failure is not None
+        return Result(is_finished=False, is_transient=record.failure.is_transient)
+    net_j = None if record.verdict == "INVALID" else records.metrics(record).get("energy/net_j")
+    return Result(is_finished=True, net_j=net_j)
+
+
+def _ledger_entry(record: Record) -> dict[str, object]:
+    return {
+        "position": record.cell.position,
+        "repetition": record.cell.repetition,
+        "attempt": record.cell.attempt,
+        "cell": record.cell.name,
+        "uid": record.cell.uid,
+        "signature": record.cell.signature,
+        "status": record.status,
+        "verdict": record.verdict,
+        "net_j": records.metrics(record).get("energy/net_j"),
+        "stage_j": record.account.stage_j if record.account else {},
+        "failure": record.failure.message if record.failure else "",
+    }
