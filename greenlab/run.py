@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
@@ -344,10 +345,22 @@ def preflight(grid: Sequence[Config]) -> Place:
     Raises:
         ConfigError: with everything that stands in the way of a cell.
     """
+    settings = [configuration.to_dict(config) for config in grid]
+    told = ask("the check before the first cell", cell_process.preflight_grid, settings)
+    if told["problems"]:
+        raise ConfigError("\n".join(told["problems"]))
+    return Place(machine=told["machine"], commit=told["commit"])
+
+
+def ask(what: str, target: Callable[..., None], *arguments: object) -> Any:
+    """Call `target(*arguments, answer)` in a process of its own; returns the JSON in `answer`.
+
+    Raises:
+        GreenlabError: the process ended without an answer.
+    """
     with tempfile.TemporaryDirectory(prefix="greenlab-") as folder:
         answer = Path(folder) / "answer.json"
-        settings = [configuration.to_dict(config) for config in grid]
-        process = _in_own_process(cell_process.preflight_grid, settings, answer)
+        process = _in_own_process(target, *arguments, answer)
         try:
             process.join()
         except BaseException:
@@ -355,13 +368,9 @@ def preflight(grid: Sequence[Config]) -> Place:
             raise
         if not answer.exists():
             raise GreenlabError(
-                "the check before the first cell broke off (exit code "
-                f"{process.exitcode}); what it said is above"
+                f"{what} broke off (exit code {process.exitcode}); what it said is above"
             )
-        told = json.loads(answer.read_text())
-    if told["problems"]:
-        raise ConfigError("\n".join(told["problems"]))
-    return Place(machine=told["machine"], commit=told["commit"])
+        return json.loads(answer.read_text())
 
 
 def report(record: Record, *, alone: bool) -> None:
