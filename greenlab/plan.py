@@ -34,8 +34,6 @@ ENDING_S = (0.2, 0.8)
 """From a cell's record to the end of its process, which draws its power: where no probe tells."""
 MIN_AROUND_SD_S = 0.1
 """Least standard deviation of the time that a cell takes around its windows."""
-FEWEST_REPETITIONS = 3
-"""Of `repetitions=auto`."""
 MIN_FREEDOM = 3
 
 Draws = NDArray[np.float64]
@@ -58,7 +56,7 @@ class PlannedCell:
     """One cell of a grid, and what its length depends on."""
 
     signature: str
-    """Of its first repetition."""
+    """What its repetitions share."""
     work: Work
     hardware: str
     """Tells machines and devices apart: nothing is carried over from one to another."""

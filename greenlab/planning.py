@@ -11,15 +11,16 @@ import tempfile
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from greenlab import config as configuration
 from greenlab import run, scaling, survey
+from greenlab.agenda import FIRST_REPETITIONS
 from greenlab.config import Config, PhaseKind
 from greenlab.errors import GreenlabError
-from greenlab.plan import FEWEST_REPETITIONS, Past, Plan, PlannedCell, Probe, estimate
+from greenlab.plan import Past, Plan, PlannedCell, Probe, estimate
 from greenlab.plan_table import label, render
 from greenlab.record import Cell
 from greenlab.scaling import Work
@@ -37,8 +38,8 @@ PROBE_EPOCHS = 5
 PROBE_WINDOW_S = 1.0
 PROBE_SETTLE_S = 0.5
 
-Earlier = Callable[[Sequence[str]], Mapping[str, Sequence[Past]]]
-"""From signatures of first repetitions to earlier runs of those cells, whatever repetition."""
+Earlier = Callable[[Collection[str]], Mapping[str, Sequence[Past]]]
+"""From signatures of cells to their earlier runs, whatever repetition."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,7 +51,7 @@ class _Planned:
     cell: PlannedCell
 
 
-def show(grid: Sequence[Config], earlier: Earlier) -> Plan:
+def show(grid: Sequence[Config], earlier: Earlier | None) -> Plan:
     """Plan `grid`, each entry a cell with its `repetitions`, and print what comes of it.
 
     The server that cells are forked from must have been started, and `grid` been checked.
@@ -60,7 +61,7 @@ def show(grid: Sequence[Config], earlier: Earlier) -> Plan:
     """
     began_s = time.monotonic()
     planned = list(_survey(grid))
-    found = earlier([one.cell.signature for one in planned])
+    found = earlier([one.cell.signature for one in planned]) if earlier else {}
     here = {
         one.cell.signature: [
             past
@@ -92,7 +93,7 @@ def _survey(grid: Sequence[Config]) -> Iterator[_Planned]:
 
 
 def _signature(config: Config) -> str:
-    return configuration.signature(replace(config, repetition=1))
+    return configuration.cell_signature(configuration.to_dict(config))
 
 
 def _plan_cell(signature: str, config: Config, surveyed: Surveyed, times: int) -> PlannedCell:
@@ -100,7 +101,7 @@ def _plan_cell(signature: str, config: Config, surveyed: Surveyed, times: int) -
     trains = phase.kind is PhaseKind.train
     fewest, most = config.repetitions, config.repetitions
     if config.repetitions == "auto":
-        fewest, most = min(FEWEST_REPETITIONS, config.max_repetitions), config.max_repetitions
+        fewest, most = min(FIRST_REPETITIONS, config.max_repetitions), config.max_repetitions
     return PlannedCell(
         signature=signature,
         work=Work(

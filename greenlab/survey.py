@@ -91,9 +91,9 @@ def rehearse_cells(settings: Sequence[dict[str, Any]], answer: Path) -> None:
 
 def _time_batches(config: Config) -> float:
     """Seconds of one batch, once kernels are chosen and memory is there."""
-    from greenlab.experiment import preflight
     from greenlab.network import contained
     from greenlab.phases import PHASES
+    from greenlab.preflight import preflight
     from greenlab.workload import build_workload
 
     with contained():

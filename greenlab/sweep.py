@@ -17,8 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from greenlab import config as configuration
 from greenlab import grid as grids
+from greenlab import planning, resume, run, tracking
 from greenlab import record as records
-from greenlab import resume, run, tracking
 from greenlab.config import Config
 from greenlab.errors import (
     ConfigError,
@@ -81,6 +81,9 @@ class Sweep(Callback):
             store = _open_store(rules)
             logger.info("checking %d cells", len(grid))
             place = run.preflight([one.config for one in grid])
+            if rules.plan:
+                planning.show([one.config for one in grid], store.earlier_runs if store else None)
+                raise SystemExit(0)
             open_sweep = resume.begin(config, grid, store, place)
         if config.hydra.launcher._target_ != BASIC_LAUNCHER:
             _machine.close()  # cells run elsewhere, or take turns in processes of their own

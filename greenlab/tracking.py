@@ -10,7 +10,7 @@ import socket
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from greenlab import record as records
 from greenlab import views
 from greenlab.config import Mlflow, cell_signature
 from greenlab.errors import StoreUnavailableError, first_line, without_password
+from greenlab.plan import Past
 from greenlab.record import Cell, Record
 
 logger = logging.getLogger(__name__)
@@ -184,6 +185,22 @@ class Store:
                 net_j=run.data.metrics.get("energy/net_j") if is_valid else None,
             )
             found.setdefault(tags["greenlab.signature"], landed)
+        return found
+
+    def earlier_runs(self, cells: Collection[str]) -> dict[str, list[Past]]:
+        """What finished runs of these cells took, by the signature that their repetitions share."""
+        condition = "tags.`greenlab.kind` = 'cell' and attributes.status = 'FINISHED'"
+        found: dict[str, list[Past]] = {}
+        for run in self._search(condition):
+            tags = run.data.tags
+            if (cell := tags.get("greenlab.cell")) in cells:
+                past = Past(
+                    machine=tags.get("greenlab.machine", ""),
+                    wall_s=(run.info.end_time - run.info.start_time) / 1000,
+                    gross_j=run.data.metrics.get("energy/metered_j"),
+                    is_modelled=bool(tags.get("greenlab.modelled")),
+                )
+                found.setdefault(cell, []).append(past)
         return found
 
     def begin_sweep(self, begun: SweepRun) -> SweepRun:
