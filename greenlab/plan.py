@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greenlab.energy import EnergyWindow, total
-from greenlab.record import Record
+from greenlab.record import Account, Record
 from greenlab.scaling import POWER, TIME, TRAINING_MACS, Spread, Work, tell
 
 NUM_DRAWS = 4000
@@ -86,6 +86,8 @@ class Probe:
     idle_w: float | None
     around_s: float
     """All else until it is written down: loading, profiling, what the first steps take longer."""
+    around_w: float | None
+    """Mean power of all that is neither waiting nor the passes."""
     after_s: float
     """From then until its process has ended; not metered."""
     is_modelled: bool
@@ -111,9 +113,18 @@ class Probe:
             active_w=_watts(active),
             idle_w=total(measured.idle_w) if measured.idle_w else None,
             around_s=metered_s - waiting_s - busy_s,
+            around_w=_power_around_w(record.account),
             after_s=wall_s - metered_s,
             is_modelled=measured.is_modelled,
         )
+
+
+def _power_around_w(account: Account | None) -> float | None:
+    if account is None or not account.energy_j:
+        return None
+    around = [stage for stage in account.stages if stage.name not in ("settling", "idle", "active")]
+    energy_j = sum(total(stage.energy_j) for stage in around)
+    return energy_j / sum(stage.duration_s for stage in around)
 
 
 def _watts(window: EnergyWindow) -> float | None:
@@ -270,11 +281,14 @@ class _FromProbes:
         self._around_s = self._mean_of(around_s, MIN_AROUND_SD_S)
         after_s = np.array([probe.after_s for probe in probes])
         self._after_s = self._mean_of(after_s, MIN_AROUND_SD_S) + occasion.landing_s
-        idle_w = np.array([probe.idle_w for probe in probes if probe.idle_w is not None])
         self._active_w = [probe.active_w for probe in probes if probe.active_w]
-        self._idle_w: Draws | None = None
-        if len(idle_w) == len(self._active_w) == len(probes):
-            self._idle_w = self._mean_of(idle_w, BETWEEN_RUNS * float(idle_w.mean()))
+        self._idle_w, self._around_w = self._watts("idle_w"), self._watts("around_w")
+
+    def _watts(self, name: str) -> Draws | None:
+        found = [watts for probe in self._probes if (watts := getattr(probe, name)) is not None]
+        if len(found) < len(self._probes):
+            return None
+        return self._mean_of(np.array(found), BETWEEN_RUNS * float(np.mean(found)))
 
     def _mean_of(self, values: Draws, least: float) -> Draws:
         """What the mean over many cells may be, by Student's t."""
@@ -289,7 +303,7 @@ class _FromProbes:
         sample_s = self._carry([probe.sample_s for probe in self._probes], passes + tests, TIME)
         sample_s *= np.exp(self._unrest * self._occasion.log_slowness)
         active_w: Sequence[Draws | None] = [None] * len(cells)
-        if self._idle_w is not None:
+        if len(self._active_w) == len(self._probes):
             active_w = list(self._carry(self._active_w, passes, POWER))
         of_pass, of_test = sample_s[: len(cells)], sample_s[len(cells) :]
         return [
@@ -318,13 +332,9 @@ class _FromProbes:
         busy_s *= np.exp(BETWEEN_RUNS * self._unrest * own[0])
         around_s = self._around_s + self._around_sd_s * own[1]
         energy_j = None
-        if active_w is not None and self._idle_w is not None:
-            # What surrounds the windows draws something between the idle machine and the busy one.
-            share = occasion.chance.uniform(0, 1, occasion.num_draws)
-            around_w = self._idle_w + share * (active_w - self._idle_w)
-            energy_j = runs * (
-                self._idle_w * cell.waiting_s + active_w * busy_s + around_w * around_s
-            )
+        if active_w is not None and self._idle_w is not None and self._around_w is not None:
+            waiting_j = self._idle_w * cell.waiting_s
+            energy_j = runs * (waiting_j + active_w * busy_s + self._around_w * around_s)
         time_s = runs * (cell.waiting_s + busy_s + around_s + self._after_s)
         return _Drawn(time_s=time_s, energy_j=energy_j, num_earlier=0)
 

@@ -82,7 +82,8 @@ class Sweep(Callback):
             logger.info("checking %d cells", len(grid))
             place = run.preflight([one.config for one in grid])
             if rules.plan:
-                planning.show([one.config for one in grid], store.earlier_runs if store else None)
+                earlier = store.earlier_runs if store else None
+                planning.show([one.config for one in grid], place.machine, earlier)
                 raise SystemExit(0)
             open_sweep = resume.begin(config, grid, store, place)
         if config.hydra.launcher._target_ != BASIC_LAUNCHER:
