@@ -6,6 +6,7 @@ nothing: a run is found by its `greenlab.uid`, equal values are kept once, files
 
 import logging
 import os
+import shutil
 import socket
 import sqlite3
 import tempfile
@@ -188,15 +189,18 @@ class Store:
 
     def begin_sweep(self, begun: SweepRun) -> SweepRun:
         """Open the run that stands for a multirun; returns it with its id."""
-        run_id = str(self.client.create_run(self.experiment_id, run_name=begun.name).info.run_id)
         told = {
             f"greenlab.{name}": str(value)
             for name, value in asdict(begun).items()
             if name not in ("run_id", "name")
         }
         told["greenlab.overrides"] = without_password(begun.overrides) or ""
-        self._tag(run_id, {"greenlab.kind": "sweep", "greenlab.sweep": begun.name} | told)
-        return replace(begun, run_id=run_id)
+        run = self.client.create_run(  # tags at once: killed in between, it would be nobody's
+            self.experiment_id,
+            run_name=begun.name,
+            tags={"greenlab.kind": "sweep", "greenlab.sweep": begun.name} | told,
+        )
+        return replace(begun, run_id=str(run.info.run_id))
 
     def sweeps(self) -> list[SweepRun]:
         """All multiruns of the experiment that can be taken up again, the newest first."""
@@ -315,13 +319,31 @@ def _unavailable(uri: str) -> Iterator[None]:
 def _open_sqlite(path: Path, experiment: str) -> Store:
     # MLflow sets a fresh database up without a lock: two processes at once destroy it.
     with FileLock(path.with_suffix(".lock"), timeout=120):
-        is_new = not path.exists()
-        if is_new:
+        if not path.exists():
             logger.info("creating %s", path)
+            _create(path)
         store = _connect(f"sqlite:///{path}", experiment, artifact_location=path.parent)
         with sqlite3.connect(path) as connection:  # readers and writers no longer block
             connection.execute("PRAGMA journal_mode=wal")
     return store
+
+
+def _create(path: Path) -> None:
+    """Set a database up beside its place: killed half-way, MLflow could not go on with it."""
+    from mlflow import MlflowClient
+
+    folder = path.with_suffix(".partial")  # a folder: SQLite leaves a journal beside its file
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    _quieten()
+    MlflowClient(tracking_uri=f"sqlite:///{folder / path.name}").search_experiments(max_results=1)
+    (folder / path.name).replace(path)
+    folder.rmdir()
+
+
+def _quieten() -> None:
+    for name in ("mlflow", "alembic"):  # they announce every table that they create
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _connect(uri: str, experiment: str, artifact_location: Path | None) -> Store:
@@ -329,8 +351,7 @@ def _connect(uri: str, experiment: str, artifact_location: Path | None) -> Store
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    for name in ("mlflow", "alembic"):  # they announce every table that they create
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _quieten()
     client = MlflowClient(tracking_uri=uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:
