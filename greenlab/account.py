@@ -52,6 +52,7 @@ class OpenAccount:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
         self._file = os.open(folder / records.ACCOUNT_FILE, flags, 0o666)
         self._end = os.pwrite(self._file, _line(_SOURCES.dump_json(meter.sources)), 0)
+        self._latest = meter.read()
         self.enter("loading")
 
     def enter(self, stage: StageName) -> None:
@@ -63,8 +64,11 @@ class OpenAccount:
 
     def beat(self, reading: Reading) -> None:
         """Note how far the present stage has come; once a second, however often it is called."""
-        if self._meter.unix_s(reading.monotonic_s) < self._due_s:
-            return
+        self._latest = reading
+        if self._meter.unix_s(reading.monotonic_s) >= self._due_s:
+            self._note(reading)
+
+    def _note(self, reading: Reading) -> None:
         with self._lock:
             entry = self._entry(self._entries[-1].stage, reading)
             if entry.at_s > self._entries[-1].at_s:  # no other stage has begun meanwhile
@@ -101,8 +105,11 @@ class OpenAccount:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(MeterReadError, OSError):  # then the last reading was the last
-            self.statement()
+        with contextlib.suppress(OSError):  # a full disk, and there is no more to be done
+            try:
+                self._note(self._meter.read())
+            except MeterReadError:
+                self._note(self._latest)
         os.close(self._file)
 
 

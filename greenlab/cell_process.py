@@ -37,15 +37,6 @@ from greenlab.record import (
 
 logger = logging.getLogger(__name__)
 
-PRELOAD = (
-    "greenlab.experiment",
-    "torch._dynamo",  # the first step of any optimiser imports it
-    "greenlab.power_plot",
-    "matplotlib.backends.backend_agg",
-    "pyarrow.parquet",
-    "scipy.special",
-    "zeus.device",
-)
 PROGRESS_EVERY_S = 30.0
 
 
@@ -57,7 +48,7 @@ def preload_for(grid: Sequence[Config]) -> list[str]:
     """
     targets = {target for one in grid for target in (one.model._target_, one.dataset._target_)}
     named = {target.rpartition(".")[0] for target in targets if target.startswith("greenlab.")}
-    return [*PRELOAD, *sorted(named)]
+    return ["greenlab.warm", *sorted(named)]
 
 
 def measure_folder(folder: Path) -> None:
@@ -78,8 +69,10 @@ def limited_time(cell: Cell) -> Iterator[None]:
     """Let the system end this process after `timeout_s`, whatever it is doing then."""
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, cell.config["timeout_s"] or 0.0)
-    yield
-    signal.setitimer(signal.ITIMER_REAL, 0.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 def measure_record(folder: Path) -> Record:

@@ -62,7 +62,7 @@ def run_cell(cell: Cell, config: Config, folder: Path) -> Record:
         with limited_power(config.hardware, meter.sources):
             environment = describe_environment()  # again: with the power limit that is in force now
             workload = build_workload(config, place.device)
-            measured = measure(workload, bench, place, cell.sweep_idle_celsius)
+            measured = measure(workload, bench, place, cell.sweep_first.idle_celsius)
         record = Record(
             status="FINISHED",
             cell=cell,

@@ -21,6 +21,11 @@ MAX_POINTS = 1500
 
 def draw_power(path: Path, record: Record, columns: Columns) -> None:
     """Stack the components' power over time, windows shaded, idle power drawn in."""
+    build_figure(record, columns).savefig(path, dpi=110)
+
+
+def build_figure(record: Record, columns: Columns) -> Any:
+    """The figure; where a component's power is not known, it and what lies on it have a gap."""
     # Half a second and 40 MB, wanted once the joules are on disk.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -49,24 +54,27 @@ def draw_power(path: Path, record: Record, columns: Columns) -> None:
     axes.set_ylim(0, 1.18 * axes.get_ylim()[1])
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110)
+    return figure
 
 
 def _power_by_component(measured: Measurement, columns: Columns) -> dict[str, NDArray[np.float64]]:
     return {
-        source.component: np.nan_to_num(
-            np.sum([columns[part + POWER_SUFFIX] for part in source.parts], axis=0)
-        )
+        source.component: np.sum([columns[part + POWER_SUFFIX] for part in source.parts], axis=0)
         for source in measured.sources
         if source.parts
     }
 
 
 def _thin(*series: NDArray[np.float64]) -> list[NDArray[np.float64]]:
-    """Average neighbours until at most MAX_POINTS are left."""
+    """Average neighbours until at most MAX_POINTS are left; NaN where all of them are."""
     every = -(-len(series[0]) // MAX_POINTS)
     kept = len(series[0]) // every * every
-    return [values[:kept].reshape(-1, every).mean(axis=1) for values in series]
+    blocks = [values[:kept].reshape(-1, every) for values in series]
+    num_known = [np.maximum(1, (~np.isnan(block)).sum(axis=1)) for block in blocks]
+    return [
+        np.where(np.isnan(block).all(axis=1), np.nan, np.nansum(block, axis=1) / num)
+        for block, num in zip(blocks, num_known, strict=True)
+    ]
 
 
 def _label(measured: Measurement, component: str) -> str:

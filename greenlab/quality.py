@@ -266,6 +266,32 @@ def _idle(evidence: Evidence) -> Iterator[Doubt]:
             )
 
 
+def _cooling(evidence: Evidence) -> Iterator[Doubt]:
+    coolings = zip(("before", "after"), evidence.measured.cooling, strict=True)
+    gave_up = [(when, cooling) for when, cooling in coolings if not cooling.reached]
+    if not gave_up:
+        return
+    found = evidence.cell.sweep_first.idle_celsius or evidence.measured.cooling[0].celsius
+    idle = evidence.cell.config.get("idle", {})
+    seen = "; ".join(
+        f"as the idle window {when} the passes began, "
+        + ", ".join(
+            f"{part} had {celsius:.0f} °C ({found[part]:.0f} °C in the sweep's first)"
+            for part, celsius in cooling.celsius.items()
+            if part in found
+        )
+        for when, cooling in gave_up
+    )
+    yield Doubt(
+        code="not_cooled",
+        seen=f"GPUs had not cooled down: {seen}",
+        limit=f"idle.settle_celsius={idle.get('settle_celsius', 0):g} °C, waited for "
+        f"idle.settle_max_s={idle.get('settle_max_s', 0):g} s",
+        remedy="Raise idle.settle_max_s; where idle power differs too, idle_drift_gpu says so",
+        severity="information",
+    )
+
+
 # ------------------------------------------------------------------ what else the machine was doing
 
 
@@ -329,12 +355,20 @@ def _machine(evidence: Evidence) -> Iterator[Doubt]:
             limit=evidence.limit("max_clock_jump_s", " s"),
             remedy="Do not line this cell's time stamps up with another meter's",
         )
-    expected = evidence.cell.sweep_machine
+    expected = evidence.cell.sweep_first.machine
     if expected and evidence.environment.machine != expected:
         yield Doubt(
             code="other_machine",
             seen=f"the cell ran on {evidence.environment.machine}, the sweep's first on {expected}",
             remedy="Compare it with cells of its own machine only",
+        )
+    commit = evidence.cell.sweep_first.commit
+    if commit and evidence.environment.commit != commit:
+        yield Doubt(
+            code="other_commit",
+            seen=f"greenlab is at {evidence.environment.commit or 'no commit'}, it was at {commit} "
+            "for the sweep's first cell",
+            remedy="See whether what changed between them matters; measure both with one if so",
         )
     for mismatch in evidence.measured.mismatches:
         yield Doubt(
@@ -456,6 +490,7 @@ CHECKS = (
     _windows,
     _net,
     _idle,
+    _cooling,
     _company,
     _machine,
     _clocks,

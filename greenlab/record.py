@@ -18,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter
 from greenlab import energy
 from greenlab.config import Carbon
 from greenlab.energy import EnergyWindow
-from greenlab.errors import GreenlabError
+from greenlab.errors import GreenlabError, MeterReadError, MeterUnavailableError
 from greenlab.uncertainty import Bracket, PowerSeries, Readout, net_u95_j
 
 SCHEMA_VERSION = 3
@@ -45,6 +45,18 @@ StageName = Literal["loading", "warm_up", "settling", "idle", "active", "evaluat
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Claim:
+    """What the first cell of a sweep found; the others are held against it."""
+
+    machine: str = ""
+    """Empty until that cell has ended."""
+    commit: str = ""
+    """Of greenlab's checkout; empty where it is not one."""
+    idle_celsius: dict[str, float] = field(default_factory=dict)
+    """By GPU, as its first idle window began."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
     """Which cell this is: the options chosen, and its place in the sweep."""
 
@@ -65,10 +77,8 @@ class Cell:
     config: dict[str, Any]
     attempt: int = 1
     """2 for the first further try of a cell that failed, and so on."""
-    sweep_machine: str = ""
-    """The machine that the sweep's first cell ran on; empty for that cell."""
-    sweep_idle_celsius: dict[str, float] = field(default_factory=dict)
-    """By GPU: how warm it was as that cell's first idle window began; empty for that cell."""
+    sweep_first: Claim = field(default_factory=Claim)
+    """What the sweep's first cell found; nothing for that cell itself."""
 
     @property
     def name(self) -> str:
@@ -118,6 +128,11 @@ class Account:
     def duration_s(self) -> float:
         """All stages together."""
         return sum(stage.duration_s for stage in self.stages)
+
+    @property
+    def ended_at_s(self) -> float:
+        """Unix time of the last reading."""
+        return self.started_at_s + self.duration_s
 
     @property
     def energy_j(self) -> dict[str, float]:
@@ -412,7 +427,7 @@ class Doubt:
         return f"{self.seen}{limit}. {self.remedy}"
 
 
-METER_ERRORS = ("MeterReadError", "MeterUnavailableError")
+METER_ERRORS = (MeterReadError.__name__, MeterUnavailableError.__name__)
 """Counters were there when the sweep was checked: one that goes later may come back."""
 
 
@@ -586,6 +601,7 @@ def pass_metrics(record: Record) -> Iterator[tuple[int, dict[str, float]]]:
 _RECORD = TypeAdapter(Record)
 _WINDOW = TypeAdapter(EnergyWindow)
 _CELL = TypeAdapter(Cell)
+_CLAIM = TypeAdapter(Claim)
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -627,6 +643,17 @@ def write_cell(folder: Path, cell: Cell) -> None:
 def read_cell(folder: Path) -> Cell:
     """Read cell.json."""
     return _CELL.validate_json((folder / CELL_FILE).read_bytes())
+
+
+def write_claim(path: Path, claim: Claim) -> None:
+    """Write down what a sweep's first cell found."""
+    _write(path, _CLAIM.dump_json(claim))
+
+
+def read_claim(path: Path) -> Claim:
+    """The inverse of `write_claim`; nothing where no cell has ended yet."""
+    written = path.read_bytes() if path.exists() else b""
+    return _CLAIM.validate_json(written) if written else Claim()
 
 
 def _write(path: Path, content: bytes) -> None:

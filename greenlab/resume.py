@@ -87,6 +87,7 @@ def _resume(
         store.reopen_sweep(found.run_id)
         multirun = Multirun(grid, found, Path(config.hydra.sweep.dir).resolve(), store)
     _compare(measured.values(), place, rules)
+    run.hold_against(multirun.folder, measured.values())
     num_skipped = multirun.skip_measured(measured)
     logger.info(
         "%s: %d of %d cells are measured already",

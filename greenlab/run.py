@@ -15,11 +15,12 @@ import signal
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
@@ -38,7 +39,7 @@ from greenlab.errors import (
     first_line,
     without_password,
 )
-from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Failure, Record
+from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Claim, Failure, Record
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ START_TRIES = 3
 SERVER_KILLED = 255
 """multiprocessing's exit code for a process whose server has died, and which may live still."""
 CLAIM_FILE = ".greenlab"
-"""Makes a folder one multirun's own, and names the machine that its first cell ran on."""
+"""Makes a folder one multirun's own, and holds what its first cell found; see record.Claim."""
 _FORKSERVER = multiprocessing.get_context("forkserver")
 CHOICES = ("model", "hardware", "batch_size", "phase", "dataset", "experiment")
 
@@ -95,7 +96,7 @@ def run(composed: DictConfig) -> float:
         logger.info("measuring %s: idle window, passes, idle window; log in %s", cell.name, folder)
     try:
         record = measure_in_own_process(cell, folder)
-        _name_machine(record, folder)
+        _write_claim(record, folder.parent)
     except OSError as error:  # a full disk; what earlier cells left is whole
         raise OutputError(
             f"{cell.name}: {folder} cannot be written ({error.strerror}); free some space or name "
@@ -135,20 +136,30 @@ def _describe_cell(config: Config, folder: Path) -> Cell:
         attempt=ticket.attempt if ticket else 1,
         started_at_s=time.time(),
         config=settings,
-        sweep_machine=_sweep_machine(folder) if ticket else "",
+        sweep_first=_claim_of(folder.parent) if ticket else Claim(),
     )
 
 
-def _sweep_machine(folder: Path) -> str:
-    """The machine of the cells measured before this one; empty for the first."""
-    claim = folder.parent / CLAIM_FILE
-    return claim.read_text() if claim.exists() else ""
+def hold_against(sweep_folder: Path, measured: Iterable[tracking.Landed]) -> None:
+    """Hold the cells to come against those of before, where nothing in their folder does yet."""
+    first = next(iter(measured), None)
+    if first is not None and _claim_of(sweep_folder) == Claim():
+        found = Claim(machine=first.machine, commit=first.commit)
+        records.write_claim(sweep_folder / CLAIM_FILE, found)
 
 
-def _name_machine(record: Record, folder: Path) -> None:
-    claim = folder.parent / CLAIM_FILE
-    if ticket and record.environment is not None and claim.exists() and not claim.read_text():
-        claim.write_text(record.environment.machine)
+def _claim_of(sweep_folder: Path) -> Claim:
+    return records.read_claim(sweep_folder / CLAIM_FILE)
+
+
+def _write_claim(record: Record, sweep_folder: Path) -> None:
+    """Let the cells to come know what this one found, if it is the first that was measured."""
+    place, measured = record.environment, record.measurement
+    if ticket and place and measured and _claim_of(sweep_folder) == Claim():
+        found = Claim(
+            machine=place.machine, commit=place.commit, idle_celsius=measured.cooling[0].celsius
+        )
+        records.write_claim(sweep_folder / CLAIM_FILE, found)
 
 
 def measure_in_own_process(cell: Cell, folder: Path) -> Record:
@@ -243,6 +254,9 @@ def _ensure_server() -> None:
 
 
 def _in_own_process(target: Callable[..., None], *arguments: object) -> ForkServerProcess:
+    if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+        # A worker of joblib's; the new process would look for joblib's own method there.
+        multiprocessing.set_start_method("forkserver", force=True)
     for _ in range(START_TRIES):
         _ensure_server()
         process = _FORKSERVER.Process(target=target, args=arguments)
@@ -352,10 +366,22 @@ def preflight(grid: Sequence[Config]) -> Place:
     Raises:
         ConfigError: with everything that stands in the way of a cell.
     """
+    settings = [configuration.to_dict(config) for config in grid]
+    told = ask("the check before the first cell", cell_process.preflight_grid, settings)
+    if told["problems"]:
+        raise ConfigError("\n".join(told["problems"]))
+    return Place(machine=told["machine"], commit=told["commit"])
+
+
+def ask(what: str, target: Callable[..., None], *arguments: object) -> Any:
+    """Call `target(*arguments, answer)` in a process of its own; returns the JSON in `answer`.
+
+    Raises:
+        GreenlabError: the process ended without an answer.
+    """
     with tempfile.TemporaryDirectory(prefix="greenlab-") as folder:
         answer = Path(folder) / "answer.json"
-        settings = [configuration.to_dict(config) for config in grid]
-        process = _in_own_process(cell_process.preflight_grid, settings, answer)
+        process = _in_own_process(target, *arguments, answer)
         try:
             process.join()
         except BaseException:
@@ -363,13 +389,9 @@ def preflight(grid: Sequence[Config]) -> Place:
             raise
         if not answer.exists():
             raise GreenlabError(
-                "the check before the first cell broke off (exit code "
-                f"{process.exitcode}); what it said is above"
+                f"{what} broke off (exit code {process.exitcode}); what it said is above"
             )
-        told = json.loads(answer.read_text())
-    if told["problems"]:
-        raise ConfigError("\n".join(told["problems"]))
-    return Place(machine=told["machine"], commit=told["commit"])
+        return json.loads(answer.read_text())
 
 
 def report(record: Record, *, alone: bool) -> None:

@@ -69,7 +69,9 @@ def test_the_grid_goes_on_without_a_killed_cell_and_nothing_outlives_the_sweep(
     # The second cell died with everything; its folder still says what it was.
     result = greenlab("multirun", module="greenlab.sync")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert [run.info.status for run in greenlab.runs()] == ["FAILED", "KILLED"]
+    cells = greenlab.runs()
+    assert [run.info.status for run in cells] == ["FAILED", "KILLED"]
+    assert all(run.data.metrics["energy/wasted_j"] > 0 for run in cells)
 
 
 @pytest.mark.parametrize(
@@ -93,3 +95,4 @@ def test_stopping_leaves_no_process_and_marks_the_cell_killed(
     assert_nothing_left(greenlab)
     [cell], [sweep] = greenlab.runs(), greenlab.runs("sweep")
     assert (cell.info.status, sweep.info.status) == ("KILLED", "KILLED")
+    assert cell.data.metrics["energy/wasted_j"] > 0

@@ -17,7 +17,9 @@ from greenlab.config import Quality
 from greenlab.energy import EnergyWindow
 from greenlab.record import (
     Cell,
+    Claim,
     Conditions,
+    Cooling,
     CounterHealth,
     Doubt,
     Environment,
@@ -125,6 +127,7 @@ CELL = Cell(
     started_at_s=0.0,
     config={},
 )
+COOL = Cooling(waited_s=0.0, reached=True, celsius={"gpu0": 35.0})
 CLEAN = Measurement(
     device="cuda:0",
     sources=[
@@ -141,6 +144,7 @@ CLEAN = Measurement(
     active_series=PowerSeries(
         block_s=1.0, part_power_w={"gpu0": [200.0] * 20, "cpu0": [60.0] * 20}
     ),
+    cooling=(COOL, COOL),
     counters=[counter("gpu0"), counter("cpu0", tick_s=0.001, range_j=262_143.0, num_wraps=1)],
     trace=TRACE,
     conditions=(CONDITIONS, CONDITIONS),
@@ -360,11 +364,30 @@ def test_information_is_no_reason_to_warn(code: str) -> None:
 
 
 def test_a_cell_on_another_machine_than_its_sweep_is_doubted() -> None:
-    elsewhere = replace(CELL, sweep_machine="lab-2")
+    elsewhere = replace(CELL, sweep_first=Claim(machine="lab-2"))
     [doubt] = quality.doubts(CLEAN, ENVIRONMENT, elsewhere, Quality())
     assert doubt.code == "other_machine"
-    at_home = replace(CELL, sweep_machine="lab-1")
+    at_home = replace(CELL, sweep_first=Claim(machine="lab-1"))
     assert quality.doubts(CLEAN, ENVIRONMENT, at_home, Quality()) == []
+
+
+def test_a_cell_measured_by_other_code_than_its_sweep_is_doubted() -> None:
+    older = replace(CELL, sweep_first=Claim(machine="lab-1", commit="fedcba987654"))
+    [doubt] = quality.doubts(CLEAN, ENVIRONMENT, older, Quality())
+    assert doubt.code == "other_commit"
+    assert "it was at fedcba987654" in doubt.seen
+    same = replace(CELL, sweep_first=Claim(commit=ENVIRONMENT.commit))
+    assert quality.doubts(CLEAN, ENVIRONMENT, same, Quality()) == []
+
+
+def test_a_gpu_that_did_not_cool_down_is_named_and_leaves_the_verdict_alone() -> None:
+    warm = Cooling(waited_s=120.0, reached=False, celsius={"gpu0": 48.0, "gpu1": 30.0})
+    cell = replace(CELL, sweep_first=Claim(idle_celsius={"gpu0": 35.0}))
+    measured = replace(CLEAN, cooling=(COOL, warm))
+    [doubt] = quality.doubts(measured, ENVIRONMENT, cell, Quality())
+    assert (doubt.code, doubt.severity) == ("not_cooled", "information")
+    assert "window after the passes began, gpu0 had 48 °C (35 °C in" in doubt.seen
+    assert "gpu1" not in doubt.seen
 
 
 # The sampler saw 1.1 s less than the counter did: its mean power is of other moments.
@@ -428,7 +451,7 @@ def test_a_stuck_counter_is_not_called_slow_as_well() -> None:
 
 def test_every_doubt_and_every_threshold_is_documented() -> None:
     documented = (ROOT / "docs" / "doubts.md").read_text()
-    for code in [*DOUBTFUL, *INFORMATION, "not_evaluated", "other_machine"]:
+    for code in [*DOUBTFUL, *INFORMATION, "not_evaluated", "other_machine", "other_commit"]:
         assert f"`{code}`" in documented or f"`{re.sub(r'(gpu0|gpu|cpu)$', '', code)}" in documented
     for name, limit in vars(Quality()).items():
         assert f"`quality.{name}={limit:g}`" in documented

@@ -25,7 +25,16 @@ from conftest import make_cell, make_config
 from greenlab import config, record
 from greenlab.energy import EnergyWindow
 from greenlab.errors import GreenlabError
-from greenlab.record import Doubt, Failure, Measurement, Record, metrics, pass_metrics
+from greenlab.record import (
+    Account,
+    Doubt,
+    Failure,
+    FailureKind,
+    Measurement,
+    Record,
+    metrics,
+    pass_metrics,
+)
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -115,6 +124,8 @@ METRICS = {
     "time/active_s": 15,
     "time/idle_before_s": 4,
     "time/idle_after_s": 4,
+    "time/cooling_before_s": 0,
+    "time/cooling_after_s": 12,
     "time/samples_per_s": 200,  # 3000 / 15 s
     "utilisation/cpu_percent": 40,
     "utilisation/dram_percent": 25,
@@ -253,8 +264,75 @@ def test_a_cell_without_a_measurement_is_invalid() -> None:
     assert failed().verdict == "INVALID"
 
 
-def test_a_cell_without_a_measurement_has_no_metrics() -> None:
+def test_a_cell_that_ended_before_it_was_metered_has_no_metrics() -> None:
     assert (metrics(failed()), list(pass_metrics(failed()))) == ({}, [])
+
+
+# ------------------------------------------------------------------------- what a failure wasted
+
+
+def account_of(read: Record) -> Account:
+    assert read.account is not None
+    return read.account
+
+
+# 73 W over 2 + 1 + 3 + 4 + 15 + 4 + 1 s of idling, and the 3945 J of the passes.
+def test_the_stages_of_a_cell_add_up(golden: Record) -> None:
+    account = account_of(golden)
+    assert account.energy_j == {"gpu": 4500, "cpu": 1500, "dram": 135}
+    assert account.stage_j == {
+        "loading": 146,
+        "warm_up": 73,
+        "settling": 1314,  # 3 s, and 3 + 12 s
+        "idle": 584,
+        "active": 3945,
+        "evaluation": 73,
+    }
+    assert account.duration_s == 45
+
+
+def test_a_cell_that_failed_wasted_all_that_it_drew(golden: Record) -> None:
+    wasted = metrics(replace(failed(), account=golden.account))
+    assert wasted == {
+        "energy/wasted_j": 6135,
+        "energy/wasted_gpu_j": 4500,
+        "energy/wasted_cpu_j": 1500,
+        "energy/wasted_dram_j": 135,
+    }
+
+
+def test_a_cell_that_nothing_metered_wasted_no_known_joules(golden: Record) -> None:
+    absent = [replace(one, provenance="absent", parts=[]) for one in account_of(golden).sources]
+    stages = [replace(one, energy_j={}) for one in account_of(golden).stages]
+    account = replace(account_of(golden), sources=absent, stages=stages)
+    assert metrics(replace(failed(), account=account)) == {}
+
+
+def test_modelled_joules_are_marked_whether_useful_or_wasted(golden: Record) -> None:
+    assert (golden.mark, replace(failed(), account=golden.account).mark) == ("~", "~")
+    measured = [one for one in golden.sources if one.provenance != "modelled:dimm"]
+    account = replace(account_of(golden), sources=measured)
+    assert (replace(failed(), account=account).mark, failed().mark) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "exception", "is_transient"),
+    [
+        ("killed", "", True),
+        ("timeout", "", True),
+        ("error", "MeterReadError", True),
+        ("error", "MeterUnavailableError", True),
+        ("error", "ModelError", False),
+        ("error", "KeyError", False),
+        ("oom", "OutOfMemoryError", False),
+        ("nan", "LossNotFiniteError", False),
+    ],
+)
+def test_a_failure_is_transient_where_a_second_try_may_succeed(
+    kind: FailureKind, exception: str, is_transient: bool
+) -> None:
+    failure = Failure(kind=kind, exception=exception, message="")
+    assert failure.is_transient is is_transient
 
 
 # ---------------------------------------------------------------------------------------- storage
@@ -266,8 +344,8 @@ def test_what_is_written_reads_back_equal(golden: Record, tmp_path: Path) -> Non
     assert record.read_record(tmp_path) == golden
 
 
-def test_a_failed_cell_reads_back_equal(tmp_path: Path) -> None:
-    written = failed()
+def test_a_failed_cell_reads_back_equal(golden: Record, tmp_path: Path) -> None:
+    written = replace(failed(), account=golden.account)
     record.write_record(tmp_path, written)
 
     assert record.read_record(tmp_path) == written
@@ -306,7 +384,7 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     stored = json.loads((GOLDEN / "record.json").read_text())
     (tmp_path / "record.json").write_text(json.dumps(stored | {"schema_version": 999}))
 
-    with pytest.raises(GreenlabError, match="schema version 999, this greenlab reads 2"):
+    with pytest.raises(GreenlabError, match="schema version 999, this greenlab reads 3"):
         record.read_record(tmp_path)
 
 

@@ -77,6 +77,10 @@ class Log(SimulatedMachine):
         assert unix_to - unix_from == pytest.approx(15)
         return {"gpu-0": 1650.0, "gpu-1": 600.0, "package-0": 600.0}[counter]
 
+    def true_energy_j(self, counter: str, unix_from: float, unix_to: float) -> float:
+        assert unix_to - unix_from == pytest.approx(45)
+        return {"gpu-0": 3000.0, "gpu-1": 1500.0, "package-0": 1500.0}[counter]
+
     def true_active_s(self, unix_from: float, unix_to: float) -> float:
         return 15.0
 
@@ -133,6 +137,15 @@ def test_a_truth_outside_the_stated_interval_does_not_hold(golden: Record) -> No
     assert measured is not None
     wrong = replace(golden, measurement=with_more(measured, cpu0=1.0))  # 0.2 % of it, ± 0.06 J
     assert "the total is off by 1 J" in judge(GOLDEN_CASE, wrong, Log()).verdict
+
+
+def test_an_account_off_by_more_than_two_percent_does_not_hold(golden: Record) -> None:
+    assert golden.account is not None
+    loading, *others = golden.account.stages
+    without_cpu = replace(loading, energy_j=loading.energy_j | {"cpu": 0.0})  # 40 J
+    wrong = replace(golden.account, stages=[without_cpu, *others])
+    verdict = judge(GOLDEN_CASE, replace(golden, account=wrong), Log()).verdict
+    assert verdict == "1460.0 J of cpu are accounted for, of 1500.0 J in truth"
 
 
 def test_wraps_that_never_came_prove_nothing(golden: Record) -> None:

@@ -209,7 +209,7 @@ def test_rapl_asked_for_and_unreadable_is_refused(measure_on: Measure) -> None:
         record = measure_on(machine, "hardware.energy_sources.cpu=rapl")
     assert record.status == "FAILED"
     assert record.failure is not None
-    assert record.failure.kind == "MeterUnavailableError"
+    assert record.failure.exception == "MeterUnavailableError"
     assert "hardware.energy_sources.cpu=rapl" in record.failure.message
     assert "tdp_model" in record.failure.message
 
@@ -238,7 +238,14 @@ def test_a_zone_that_disappears_fails_the_cell_with_its_name(
         record = measure_on(machine)
     assert record.status == "FAILED"
     assert record.failure is not None
-    assert record.failure.kind == "MeterReadError"
+    assert (record.failure.kind, record.failure.exception) == ("error", "MeterReadError")
+    assert record.failure.is_transient
+    # Until the sampler's last look before, 0.1 s at most: from then on nothing is known.
+    assert record.account is not None
+    assert record.account.stages[-1].name == "active"
+    account = record.account
+    truth_j = machine.true_energy_j("package-0", account.started_at_s, account.ended_at_s)
+    assert account.energy_j["cpu"] == pytest.approx(truth_j, rel=0.01)
     assert "package-0" in record.failure.message
     # What was measured before is kept: 20 W over the first idle window, and nothing after it.
     [line] = (tmp_path / "windows.jsonl").read_text().splitlines()
@@ -274,7 +281,7 @@ def test_a_power_limit_is_gone_after_a_cell_that_fails(measure_on: Measure) -> N
         record = measure_on(machine, *limited)
         assert machine.power_limit_w("gpu-0") == 400
     assert record.failure is not None
-    assert record.failure.kind == "ModelError"  # models are built when the limit is set
+    assert record.failure.exception == "ModelError"  # models are built when the limit is set
 
 
 @pytest.mark.slow
@@ -329,7 +336,7 @@ def test_another_machine_than_the_named_one_is_refused_or_doubted(measure_on: Me
         refused = measure_on(machine, *elsewhere)
         doubted = measure_on(machine, *elsewhere, "hardware.strict=false")
     assert refused.failure is not None
-    assert refused.failure.kind == "HardwareMismatchError"
+    assert refused.failure.exception == "HardwareMismatchError"
     assert "hardware.strict=false" in refused.failure.message
     assert doubted.status == "FINISHED"
     assert "other_hardware" in codes(doubted)

@@ -61,7 +61,7 @@ class Case:
     """How often the counters must at least have been seen to start at zero again."""
     doubt: str = ""
     failure: str = ""
-    """Kind of failure that must end the cell; its message must name the counter that is gone."""
+    """Counter whose loss must end the cell, and that its message must name."""
     modelled: bool = False
     """The CPU's counter cannot be read: what stands in for it must say so, everywhere."""
 

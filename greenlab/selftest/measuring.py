@@ -30,6 +30,8 @@ MAX_U95_FRACTION = 0.15
 """Of the truth: an interval that is wide enough always holds it."""
 MAX_OUTSIDE_S = 0.15
 """The simulated machine works on for 50 ms after its last beat."""
+MAX_ACCOUNT_ERROR_PERCENT = 2.0
+"""Gross, over all of a cell: a reading of polled power stands for a tenth of a second."""
 LATEST_S = 60.0
 """A case that takes so much longer than its windows has hung."""
 
@@ -203,6 +205,7 @@ def judge(case: Case, record: Record, machine: SimulatedMachine, num_tries: int 
     if joules and not problems:
         problems += _wrong_joules(record, joules)
         problems += _wrong_window(measured, machine)
+        problems += _wrong_account(case, record, machine)
         if (wraps := max(c.num_wraps for c in measured.counters)) < case.min_wraps:
             problems.append(f"{wraps} wraps seen, of {case.min_wraps} and more")
     found = ", ".join([record.verdict, *(doubt.code for doubt in record.warnings)])
@@ -284,6 +287,19 @@ def _wrong_joules(record: Record, joules: Sequence[_Joules]) -> Iterator[str]:
         yield f"the total is off by {off_j:.2g} J, and ± {u95_j:.2g} J is stated"
     elif u95_j > MAX_U95_FRACTION * total_j:
         yield f"an uncertainty of {u95_j:.2g} J says nothing about {total_j:.2f} J"
+
+
+def _wrong_account(case: Case, record: Record, machine: SimulatedMachine) -> Iterator[str]:
+    """Joules of the cell's whole life, from opening its meter to its record."""
+    if case.min_wraps:
+        return  # such counters are set forward, or wrap faster than a cell loads
+    assert record.account is not None
+    begins_s, ends_s = record.account.started_at_s, record.account.ended_at_s
+    for component, counters in case.counters.items():
+        true_j = sum(machine.true_energy_j(one, begins_s, ends_s) for one in counters)
+        found_j = record.account.energy_j[component]
+        if not abs(found_j - true_j) <= MAX_ACCOUNT_ERROR_PERCENT / 100 * true_j:
+            yield f"{found_j:.1f} J of {component} are accounted for, of {true_j:.1f} J in truth"
 
 
 def _wrong_window(measured: Measurement, machine: SimulatedMachine) -> Iterator[str]:

@@ -93,6 +93,9 @@ class Gpu(Metered):
     start_uj: int = 5_000_000_000_000
     counter_tick_s: float = 0.0
     """How long the energy counter shows the same value; 0: it follows the writer, every 2 ms."""
+    thermal_time_s: float = 0.0
+    """Time in which 63 % of the way to another temperature is gone; 0: none. Idle it goes to 35 °C,
+    at work to 65 °C."""
     has_energy_counter: bool = True
     """False: NVML answers that reading energy is not supported; power can still be read."""
     power_limit_w: float = 400.0
@@ -338,6 +341,7 @@ class SimulatedMachine:
                 "start_uj": gpu.start_uj,
                 "max_energy_range_uj": 1000 << 64,  # 64 bits of millijoules: never reached
                 "counter_tick_s": gpu.counter_tick_s,
+                "thermal_time_s": gpu.thermal_time_s,
             }
 
 

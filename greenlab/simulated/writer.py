@@ -46,6 +46,7 @@ GPU_FIELDS = (
 IDLE_GPU = (0, 1 << 30, 35, 210)
 ACTIVE_GPU = (97, 4 << 30, 65, 1410)
 """Utilisation, memory, temperature and clock, in the order and units of GPU_FIELDS."""
+TEMPERATURE = GPU_FIELDS.index("temperature_celsius")
 NVML_ERROR_GPU_IS_LOST = 15
 
 
@@ -137,6 +138,8 @@ class GpuWords(Counter):
         self._words = memory[first : first + len(GPU_FIELDS)]
         self._counter_tick_s: float = spec["counter_tick_s"]
         self._energy_due_s = 0.0
+        self._thermal_time_s: float = spec["thermal_time_s"]
+        self._celsius, self._warmed_at_s = float(IDLE_GPU[2]), 0.0
 
     def publish(self, now_s: float, active: bool) -> None:
         if now_s >= self._energy_due_s:
@@ -145,7 +148,18 @@ class GpuWords(Counter):
                 self._energy_due_s += self._counter_tick_s
         self._words[1] = int(self.power_w * 1000)
         for word, value in enumerate(ACTIVE_GPU if active else IDLE_GPU, start=2):
-            self._words[word] = value
+            if word != TEMPERATURE:
+                self._words[word] = value
+        self._words[TEMPERATURE] = round(self._warm(now_s, (ACTIVE_GPU if active else IDLE_GPU)[2]))
+
+    def _warm(self, now_s: float, towards_celsius: float) -> float:
+        """Newton's law of cooling: what is left of the way shrinks by 1/e in the thermal time."""
+        left = 0.0
+        if self._thermal_time_s:
+            left = math.exp((self._warmed_at_s - now_s) / self._thermal_time_s)
+        self._celsius = towards_celsius + (self._celsius - towards_celsius) * left
+        self._warmed_at_s = now_s
+        return self._celsius
 
     def limit_w(self) -> float:
         return self._words[GPU_FIELDS.index("power_limit_mw")] / 1000

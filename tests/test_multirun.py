@@ -1,0 +1,323 @@
+"""A multirun from its beginning to its end, and taken up again: its cells, its name, its table.
+
+The launcher is the tests' own: it leaves the golden cell's record for each job, or another fate.
+Everything else is real: the agenda, the folders, the store.
+"""
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, make_cell, make_config
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf
+
+from greenlab import config as configuration
+from greenlab import record, resume, run
+from greenlab.config import Config, Mlflow
+from greenlab.errors import ConfigError
+from greenlab.grid import Combination
+from greenlab.multirun import Launch, Multirun
+from greenlab.record import Failure, Record
+from greenlab.run import Place
+from greenlab.tracking import Store, open_store
+
+GOLDEN = record.read_record(ROOT / "tests" / "golden")
+assert GOLDEN.environment is not None
+HERE = Place(machine=GOLDEN.environment.machine, commit=GOLDEN.environment.commit)
+SIZES = ("16", "32", "64")
+
+
+class Lab:
+    """A folder with a store, in which sweeps of three batch sizes begin."""
+
+    def __init__(self, workplace: Path) -> None:
+        self.folder = workplace
+        self.mlflow = Mlflow(tracking_uri=f"sqlite:///{workplace / 'mlflow.db'}")
+        self.store = open_store(self.mlflow)
+        self.num_begun = 0
+        self.launched: list[list[str]] = []
+        self.fate: Callable[[list[str]], Failure | None] = lambda overrides: None
+
+    def begin(self, *overrides: str, place: Place = HERE, store: bool = True) -> Multirun:
+        self.num_begun += 1
+        grid = [
+            Combination(
+                overrides=[f"batch_size={size}"],
+                config=replace(make_config(f"batch_size={size}", *overrides), mlflow=self.mlflow),
+            )
+            for size in SIZES
+        ]
+        self.rules = grid[0].config
+        self.hydra = OmegaConf.create(
+            {
+                "hydra": {
+                    "sweep": {"dir": str(self.folder / "multirun" / str(self.num_begun))},
+                    "overrides": {"hydra": [], "task": ["batch_size=16,32,64"]},
+                }
+            }
+        )
+        self.begun = resume.begin(self.hydra, grid, self.store if store else None, place)
+        return self.begun
+
+    def launch(self, jobs: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+        return [self._run(list(job), number) for number, job in enumerate(jobs, start=first)]
+
+    def dying_after(self, num_cells: int) -> Launch:
+        def launch(jobs: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+            if len(self.launched) == num_cells:
+                raise KeyboardInterrupt
+            return self.launch(jobs, first)
+
+        return launch
+
+    def _run(self, overrides: list[str], number: int) -> JobReturn:
+        self.launched.append(overrides)
+        folder = Path(self.hydra.hydra.sweep.dir) / f"cell-{number}"
+        folder.mkdir(parents=True)
+        ticket = self.begun.tickets[number]
+        chosen = dict(override.split("=") for override in overrides)
+        settings = replace(make_config(*overrides), mlflow=self.mlflow)
+        cell = make_cell(
+            settings,
+            choices=GOLDEN.cell.choices | chosen,
+            sweep=ticket.sweep,
+            position=ticket.position,
+            num_cells=ticket.num_cells,
+            attempt=ticket.attempt,
+            repetition=int(chosen.get("repetition", 1)),
+        )
+        failure = self.fate(overrides)
+        kept: dict[str, Any] = {"measurement": None, "failure": failure} if failure else {}
+        status: record.Status = "FAILED" if failure else "FINISHED"
+        record.write_cell(folder, cell)
+        record.write_record(folder, replace(GOLDEN, cell=cell, status=status, **kept))
+        run.land(folder, settings)
+        hydra_cfg: DictConfig = OmegaConf.create(
+            {"hydra": {"runtime": {"output_dir": str(folder)}}}
+        )
+        return JobReturn(hydra_cfg=hydra_cfg, status=JobStatus.COMPLETED, _return_value=0.0)
+
+    def cells(self, **tags: str) -> list[Any]:
+        wanted = {"greenlab.kind": "cell"} | {f"greenlab.{key}": tags[key] for key in tags}
+        found = self.store.client.search_runs([self.store.experiment_id])
+        return [one for one in found if wanted.items() <= one.data.tags.items()]
+
+
+@pytest.fixture
+def lab(workplace: Path) -> Lab:
+    return Lab(workplace)
+
+
+def test_every_cell_is_measured_as_often_as_asked_and_the_sweep_is_complete(lab: Lab) -> None:
+    sweep = lab.begin("repetitions=2")
+    sweep.measure(lab.launch, 1)
+
+    assert sweep.end("FINISHED")
+    assert sorted(lab.launched) == sorted(
+        [f"batch_size={size}", *more] for size in SIZES for more in ([], ["repetition=2"])
+    )
+    assert len({one.data.tags["greenlab.signature"] for one in lab.cells(sweep=sweep.name)}) == 6
+
+
+def test_a_resumed_sweep_measures_what_is_missing_under_its_own_name(lab: Lab) -> None:
+    first = lab.begin("repetitions=2")
+    with pytest.raises(KeyboardInterrupt):
+        first.measure(lab.dying_after(4), 1)
+    seen = list(lab.launched)
+    again = lab.begin("repetitions=2", "resume=true")
+    again.measure(lab.launch, 1)
+
+    assert again.end("FINISHED")
+    assert again.name == first.name
+    assert again.folder == first.folder
+    assert len(lab.launched) == 6
+    assert all(job not in seen for job in lab.launched[4:])
+    assert len(lab.cells(sweep=first.name)) == 6
+
+
+def test_a_resumed_sweep_keeps_its_order(lab: Lab) -> None:
+    whole = lab.begin("order_seed=5", "repetitions=3")
+    order = [whole._agenda.position(task) for task in whole._agenda.take(None)]
+    again = lab.begin("resume=true", "repetitions=3")
+
+    assert again._run.order_seed == 5
+    assert [again._agenda.position(task) for task in again._agenda.take(None)] == order
+    assert again._agenda.num_tasks == 9
+
+
+def test_nothing_is_measured_twice_when_all_is_done(lab: Lab) -> None:
+    lab.begin().measure(lab.launch, None)
+    again = lab.begin("resume=true")
+    again.measure(lab.launch, None)
+
+    assert len(lab.launched) == len(SIZES)
+    assert again.end("FINISHED")
+
+
+def test_a_named_sweep_counts_its_own_cells_alone(lab: Lab) -> None:
+    lab.begin().measure(lab.launch, None)
+    second = lab.begin()
+    again = lab.begin(f"resume={second.name}")
+    again.measure(lab.launch, None)
+
+    assert again.name == second.name
+    assert len(lab.cells(sweep=second.name)) == len(SIZES)
+
+
+def test_a_sweep_that_is_not_known_is_refused_and_the_newest_are_named(lab: Lab) -> None:
+    known = lab.begin()
+    with pytest.raises(ConfigError, match=rf"resume=nope.*{known.name}"):
+        lab.begin("resume=nope")
+
+
+def test_cells_of_another_machine_are_pointed_out_or_refused(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.begin().measure(lab.launch, None)
+    elsewhere = Place(machine="elsewhere", commit=HERE.commit)
+    with caplog.at_level(logging.WARNING):
+        lab.begin("resume=true", place=elsewhere)
+
+    assert f"machine {HERE.machine}" in caplog.text
+    with pytest.raises(ConfigError, match=r"resume\.strict.*elsewhere"):
+        lab.begin("resume=true", "resume.strict=true", place=elsewhere)
+
+
+def test_what_a_dead_sweep_left_behind_is_landed_and_closed(lab: Lab) -> None:
+    dead = lab.begin()
+    folder = dead.folder / "cell-0"  # it died while this one was measured
+    folder.mkdir(parents=True)
+    record.write_cell(folder, make_cell(make_config("batch_size=16"), sweep=dead.name))
+    again = lab.begin("resume=true")
+    again.measure(lab.launch, None)
+
+    [killed] = [one for one in lab.cells(sweep=dead.name) if one.info.status == "KILLED"]
+    assert killed.data.tags["greenlab.failure"].startswith("killed")
+    assert len(lab.launched) == len(SIZES)
+
+
+def test_a_lost_cell_is_tried_again_and_both_tries_are_kept(lab: Lab) -> None:
+    tries: list[str] = []
+
+    def fate(overrides: list[str]) -> Failure | None:
+        tries.extend(overrides)
+        return Failure(kind="killed", message="") if tries.count("batch_size=32") == 1 else None
+
+    lab.fate = fate
+    sweep = lab.begin("retries=1", "order=sequential")
+    sweep.measure(lab.launch, 1)
+
+    assert sweep.end("FINISHED")
+    assert tries == ["batch_size=16", "batch_size=32", "batch_size=32", "batch_size=64"]
+    statuses = [(one.info.status, one.data.tags.get("greenlab.attempt")) for one in lab.cells()]
+    assert sorted(statuses, key=str) == [
+        ("FAILED", None), ("FINISHED", "2"), ("FINISHED", None), ("FINISHED", None)
+    ]  # fmt: skip
+
+
+def test_a_sweep_with_a_failed_cell_is_not_complete(lab: Lab) -> None:
+    lab.fate = lambda overrides: (
+        Failure(kind="oom", message="too big") if overrides == ["batch_size=64"] else None
+    )
+    sweep = lab.begin()
+    sweep.measure(lab.launch, 1)
+
+    assert not sweep.end("FINISHED")
+    [own] = lab.store.client.search_runs(
+        [lab.store.experiment_id], "tags.`greenlab.kind` = 'sweep'"
+    )
+    assert own.info.status == "FAILED"
+    assert own.data.metrics["cells/finished"] == 2
+
+
+def test_a_cell_that_could_not_even_be_written_has_failed(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    def launch(jobs: Sequence[Sequence[str]], first: int) -> list[JobReturn]:
+        [returned] = lab.launch(jobs, first)
+        shutil.rmtree(returned.hydra_cfg.hydra.runtime.output_dir)
+        returned.status, returned._return_value = JobStatus.FAILED, OSError(28, "No space left")
+        return [returned]
+
+    sweep = lab.begin("max_failures=2")
+    sweep.measure(launch, 1)
+
+    assert len(lab.launched) == 2
+    assert "No space left" in caplog.text
+    assert "stopped: 2 cells have failed, as many as max_failures=2 allows" in caplog.text
+
+
+def test_a_sweep_that_began_without_a_store_is_in_it_at_the_end(lab: Lab) -> None:
+    sweep = lab.begin(store=False)
+    sweep.measure(lab.launch, None)
+
+    assert sweep.end("FINISHED")
+    assert [one.name for one in lab.store.sweeps()] == [sweep.name]
+
+
+def test_what_could_not_be_logged_lands_when_the_store_is_back(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(self: Store, folder: Path) -> str:
+        raise ConnectionError("the server is away")
+
+    sweep = lab.begin()
+    with monkeypatch.context() as away:
+        away.setattr(Store, "land", down)
+        sweep.measure(lab.launch, None)
+    assert run.count_unsynced(sweep.folder) == len(SIZES)
+    assert lab.cells() == []
+
+    assert sweep.end("FINISHED")
+    assert run.count_unsynced(sweep.folder) == 0
+    assert len(lab.cells(sweep=sweep.name)) == len(SIZES)
+
+
+# ------------------------------------------------------------------------------------- signatures
+
+
+def settings(*overrides: str) -> Config:
+    return make_config(*overrides)
+
+
+def test_how_a_sweep_goes_about_it_does_not_change_what_a_cell_is() -> None:
+    plain = configuration.signature(settings())
+    for same in (
+        "order=sequential",
+        "repetitions=5",
+        "retries=2",
+        "timeout_s=9",
+        "carbon.pue=2",
+        "lock.wait=false",
+        "resume=true",
+        "mlflow.required=false",
+    ):
+        assert configuration.signature(settings(same)) == plain, same
+    for other in ("repetition=2", "seed=1", "idle.settle_max_s=0", "hardware.power_limit_w=99"):
+        assert configuration.signature(settings(other)) != plain, other
+
+
+def test_repetitions_are_the_same_cell() -> None:
+    plain, second = settings(), settings("repetition=2")
+
+    def cell_of(one: Config) -> str:
+        return configuration.cell_signature(configuration.to_dict(one))
+
+    assert cell_of(plain) == cell_of(second)
+    assert cell_of(plain) != cell_of(settings("seed=1"))
+
+
+def test_a_record_of_its_failure_alone_has_no_joules() -> None:
+    lost = Record(
+        status="FAILED",
+        cell=make_cell(make_config()),
+        ended_at_s=0,
+        failure=Failure(kind="error", message=""),
+    )
+
+    assert record.metrics(lost) == {}
