@@ -24,7 +24,7 @@ from greenlab import record as records
 from greenlab import views
 from greenlab.config import Mlflow, cell_signature
 from greenlab.errors import StoreUnavailableError, first_line, without_password
-from greenlab.record import Cell, Record
+from greenlab.record import Cell, Record, SweepEnd, SweepRun
 
 logger = logging.getLogger(__name__)
 
@@ -62,24 +62,6 @@ def resolve_uri(settings: Mlflow) -> str:
 def sqlite_path(uri: str) -> Path | None:
     """The file behind an SQLite URI, absolute; None for any other store."""
     return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SweepRun:
-    """The run that stands for a multirun; all but `run_id` are its tags."""
-
-    run_id: str
-    name: str
-    grid: str
-    """What it shares with every sweep of the same cells."""
-    overrides: str
-    num_cells: int
-    repetitions: str
-    order: str
-    order_seed: int
-    folder: str
-    """Of its cells, on `host`."""
-    host: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,7 +180,12 @@ class Store:
         run = self.client.create_run(  # tags at once: killed in between, it would be nobody's
             self.experiment_id,
             run_name=begun.name,
-            tags={"greenlab.kind": "sweep", "greenlab.sweep": begun.name} | told,
+            tags={
+                "greenlab.kind": "sweep",
+                "greenlab.sweep": begun.name,
+                "greenlab.sync": "partial",
+            }
+            | told,
         )
         return replace(begun, run_id=str(run.info.run_id))
 
@@ -226,6 +213,7 @@ class Store:
 
     def reopen_sweep(self, run_id: str) -> None:
         """Let the run of a multirun be running again."""
+        self.client.set_tag(run_id, "greenlab.sync", "partial")
         self.client.update_run(run_id, status="RUNNING")
 
     def close_running(self, sweep: str) -> None:
@@ -235,20 +223,23 @@ class Store:
         ):
             self.client.set_terminated(run.info.run_id, "KILLED")
 
-    def end_sweep(
-        self,
-        run_id: str,
-        status: records.Status,
-        table: str,
-        ledger: dict[str, Any],
-        metrics: dict[str, float],
-    ) -> None:
-        """Close the run of a multirun with its end table (Markdown), its ledger and its metrics."""
-        self._log(run_id, {}, _now(metrics))
-        self._tag(run_id, {"mlflow.note.content": table})
-        self.client.log_text(run_id, table, "table.md")
-        self.client.log_dict(run_id, ledger, "ledger.json")
-        self.client.set_terminated(run_id, status)
+    def land_sweep(self, end: SweepEnd) -> str:
+        """Close the run of a multirun, or make it where it is missing; returns its id.
+
+        Like a cell's it can land again at any time.
+        """
+        found = [one.run_id for one in self.sweeps() if one.name == end.begun.name]
+        run_id = found[0] if found else self.begin_sweep(end.begun).run_id
+        if self.client.get_run(run_id).data.tags.get("greenlab.sync") == "complete":
+            return run_id
+        ended_ms = round(end.ended_at_s * 1000)
+        self._log(run_id, {}, _at(ended_ms, end.metrics))
+        self._tag(run_id, {"mlflow.note.content": end.table})
+        self.client.log_text(run_id, end.table, "table.md")
+        self.client.log_dict(run_id, end.ledger, "ledger.json")
+        self.client.set_terminated(run_id, end.status, end_time=ended_ms)
+        self.client.set_tag(run_id, "greenlab.sync", "complete")
+        return run_id
 
     def run_link(self, run_id: str) -> str:
         """Address of a run's page."""
@@ -434,9 +425,7 @@ def _tags(record: Record) -> dict[str, str]:
 def _metrics(record: Record, timestamp_ms: int) -> list[Any]:
     from mlflow.entities import Metric
 
-    points = [
-        Metric(name, value, timestamp_ms, 0) for name, value in records.metrics(record).items()
-    ]
+    points = _at(timestamp_ms, records.metrics(record))
     if record.measurement is not None:
         for step, named in records.pass_metrics(record):
             window = record.measurement.passes[step].window
@@ -476,11 +465,10 @@ def _series(record: Record, trace: Path) -> list[Any]:
     return points
 
 
-def _now(values: dict[str, float]) -> list[Any]:
+def _at(timestamp_ms: int, values: dict[str, float]) -> list[Any]:
     from mlflow.entities import Metric
 
-    now_ms = round(time.time() * 1000)
-    return [Metric(name, value, now_ms, 0) for name, value in values.items()]
+    return [Metric(name, value, timestamp_ms, 0) for name, value in values.items()]
 
 
 def describe(record: Record) -> str:
