@@ -8,7 +8,7 @@ READY := .venv/.ready
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu check ui doctor bench-meters wheel clean selftest
+.PHONY: help setup demo test test-slow test-gpu chaos check ui doctor bench-meters wheel clean selftest
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ test-slow: setup  ## the tests that take longer
 
 test-gpu: setup  ## the tests that need a real NVIDIA GPU
 	$(BIN)/python -m pytest -n 0 -m gpu $(TESTS)
+
+chaos: setup  ## kill a sweep twenty times at random and resume it, 6 minutes
+	$(BIN)/python -m pytest -n 0 -s -m chaos
 
 check: setup  ## ruff, mypy and the tests
 	$(BIN)/ruff check .

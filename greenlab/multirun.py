@@ -19,10 +19,10 @@ from greenlab.end_table import Group
 from greenlab.errors import GreenlabError, first_line
 from greenlab.grid import Combination
 from greenlab.ledger import Ledger
-from greenlab.record import Record
+from greenlab.record import Record, SweepEnd, SweepRun
 from greenlab.run import Ticket
 from greenlab.terminal import open_console
-from greenlab.tracking import Landed, Store, SweepRun
+from greenlab.tracking import Landed
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,7 @@ Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
 class Multirun:
     """One sweep in this process; resume.py makes it."""
 
-    def __init__(
-        self, grid: Sequence[Combination], run_of: SweepRun, folder: Path, store: Store | None
-    ) -> None:
+    def __init__(self, grid: Sequence[Combination], run_of: SweepRun, folder: Path) -> None:
         self.name, self.folder = run_of.name, folder
         self.tickets: dict[int, Ticket] = {}
         """By the number of Hydra's job."""
@@ -44,7 +42,6 @@ class Multirun:
         self._run = run_of
         self._rules = grid[0].config
         self._agenda = Agenda(len(grid), self._rules, run_of.order_seed)
-        self._has_store = store is not None
         self._began_s = time.time()
         self._next_job = _next_job(folder)
         self._tries: dict[Task, int] = {}
@@ -185,17 +182,23 @@ class Multirun:
             "is_modelled": settled.is_modelled,
             "cells": [_ledger_entry(record) for record in cells],
         }
+        end = SweepEnd(
+            begun=self._run,
+            status=status,
+            ended_at_s=time.time(),
+            table=end_table.markdown(self.name, groups),
+            ledger=ledger,
+            metrics=counts | settled.metrics,
+        )
         try:
+            records.write_sweep(self.folder, end)
             store = tracking.open_store(self._rules.mlflow)
             run.land_unsynced(self.folder, store)
-            if not self._has_store:  # it was not there when the sweep began
-                self._run = store.begin_sweep(self._run)
-            table = end_table.markdown(self.name, groups)
-            store.end_sweep(self._run.run_id, status, table, ledger, counts | settled.metrics)
+            store.land_sweep(end)
         except Exception as error:  # MLflow, SQLAlchemy and files each raise their own
             logger.warning(
-                "the sweep's own run could not be closed in MLflow: %s. Its cells are in %s; "
-                "log them with: python -m greenlab.sync %s",
+                "not all of this sweep is in MLflow: %s. It is kept in %s; log it with: python -m "
+                "greenlab.sync %s",
                 first_line(error),
                 self.folder,
                 self.folder,

@@ -27,6 +27,8 @@ SCHEMA_VERSION = 3
 RECORD_FILE = "record.json"
 CELL_FILE = "cell.json"
 """Written before a cell starts, so that one that dies without a record can still be named."""
+SWEEP_FILE = "sweep.json"
+"""In the folder of a multirun that has ended: what came of it."""
 CONFIG_FILE = "config.yaml"
 WINDOWS_FILE = "windows.jsonl"
 """Each window as soon as it is closed: what a cell that fails later has measured until then."""
@@ -601,9 +603,41 @@ def pass_metrics(record: Record) -> Iterator[tuple[int, dict[str, float]]]:
         yield step, named
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepRun:
+    """The run that stands for a multirun; all but `run_id` are its tags."""
+
+    run_id: str
+    name: str
+    grid: str
+    """What it shares with every sweep of the same cells."""
+    overrides: str
+    num_cells: int
+    repetitions: str
+    order: str
+    order_seed: int
+    folder: str
+    """Of its cells, on `host`."""
+    host: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SweepEnd:
+    """What came of a multirun, for the run that stands for it."""
+
+    begun: SweepRun
+    status: Status
+    ended_at_s: float
+    table: str
+    """Markdown."""
+    ledger: dict[str, Any]
+    metrics: dict[str, float]
+
+
 _RECORD = TypeAdapter(Record)
 _WINDOW = TypeAdapter(EnergyWindow)
 _CELL = TypeAdapter(Cell)
+_SWEEP = TypeAdapter(SweepEnd)
 _CLAIM = TypeAdapter(Claim)
 
 
@@ -657,6 +691,16 @@ def read_claim(path: Path) -> Claim:
     """The inverse of `write_claim`; nothing where no cell has ended yet."""
     written = path.read_bytes() if path.exists() else b""
     return _CLAIM.validate_json(written) if written else Claim()
+
+
+def write_sweep(folder: Path, end: SweepEnd) -> None:
+    """Write sweep.json, atomically and durably."""
+    _write(folder / SWEEP_FILE, _SWEEP.dump_json(end, indent=2))
+
+
+def read_sweep(folder: Path) -> SweepEnd:
+    """Read sweep.json."""
+    return _SWEEP.validate_json((folder / SWEEP_FILE).read_bytes())
 
 
 def _write(path: Path, content: bytes) -> None:

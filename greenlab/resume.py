@@ -21,8 +21,9 @@ from greenlab.config import Config
 from greenlab.errors import ConfigError, GreenlabError, first_line
 from greenlab.grid import Combination
 from greenlab.multirun import Multirun
+from greenlab.record import SweepRun
 from greenlab.run import Place
-from greenlab.tracking import Landed, Store, SweepRun
+from greenlab.tracking import Landed, Store
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +67,7 @@ def _begin_anew(config: DictConfig, grid: Sequence[Combination], store: Store | 
     run.claim(folder, "hydra.sweep.dir")
     if store is not None:
         begun = store.begin_sweep(begun)
-    return Multirun(grid, begun, folder, store)
+    return Multirun(grid, begun, folder)
 
 
 def _resume(
@@ -84,8 +85,9 @@ def _resume(
             _move_to(config, found.folder)
         else:
             run.claim(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+        (Path(config.hydra.sweep.dir) / records.SWEEP_FILE).unlink(missing_ok=True)
         store.reopen_sweep(found.run_id)
-        multirun = Multirun(grid, found, Path(config.hydra.sweep.dir).resolve(), store)
+        multirun = Multirun(grid, found, Path(config.hydra.sweep.dir).resolve())
     _compare(measured.values(), place, rules)
     run.hold_against(multirun.folder, measured.values())
     num_skipped = multirun.skip_measured(measured)

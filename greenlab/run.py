@@ -44,6 +44,9 @@ from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Claim, Failure, Record
 logger = logging.getLogger(__name__)
 
 STOP_WITHIN_S = 5.0
+START_TRIES = 3
+SERVER_KILLED = 255
+"""multiprocessing's exit code for a process whose server has died, and which may live still."""
 CLAIM_FILE = ".greenlab"
 """Makes a folder one multirun's own, and holds what its first cell found; see record.Claim."""
 _FORKSERVER = multiprocessing.get_context("forkserver")
@@ -238,6 +241,10 @@ def _measure(cell: Cell, folder: Path) -> Record:
 def start_server(grid: Sequence[Config]) -> None:
     """Start the process that cells are forked from; it loads torch while this one goes on."""
     _FORKSERVER.set_forkserver_preload(cell_process.preload_for(grid))
+    _ensure_server()
+
+
+def _ensure_server() -> None:
     # Ctrl-C is for this process, also while that one imports.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -250,9 +257,18 @@ def _in_own_process(target: Callable[..., None], *arguments: object) -> ForkServ
     if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
         # A worker of joblib's; the new process would look for joblib's own method there.
         multiprocessing.set_start_method("forkserver", force=True)
-    process = _FORKSERVER.Process(target=target, args=arguments)
-    process.start()
-    return process
+    for _ in range(START_TRIES):
+        _ensure_server()
+        process = _FORKSERVER.Process(target=target, args=arguments)
+        try:
+            process.start()
+            return process
+        except (ConnectionError, EOFError):  # the server was killed; the next try starts another
+            logger.warning("the process that cells are forked from was killed; starting another")
+    raise GreenlabError(
+        f"no process for a cell could be started in {START_TRIES} tries: the one that cells are "
+        "forked from is killed each time. Does this machine run out of memory?"
+    )
 
 
 def _stop(process: ForkServerProcess) -> None:
@@ -262,6 +278,9 @@ def _stop(process: ForkServerProcess) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
         process.join(STOP_WITHIN_S)
+        if process.exitcode == SERVER_KILLED:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
         if not process.is_alive():
             return
         process.kill()  # it had not come as far as having a session
@@ -270,6 +289,8 @@ def _stop(process: ForkServerProcess) -> None:
 def _death(returncode: int, log: Path) -> str:
     if returncode == -signal.SIGALRM:
         return f"not done after timeout_s; see {log}"
+    if returncode == SERVER_KILLED:
+        return f"the process that the measuring process was forked from was killed; see {log}"
     how = (
         f"was killed by {signal.Signals(-returncode).name} (the out-of-memory killer uses SIGKILL)"
         if returncode < 0

@@ -1,7 +1,7 @@
 """Lands in MLflow what is on disk and not there yet: `python -m greenlab.sync FOLDER …`.
 
-Goes through every cell folder under the folders named. A cell that died with the whole of greenlab
-left no record; it is logged as killed.
+Goes through every cell folder under the folders named, and the sweeps that have ended there. A cell
+that died with the whole of greenlab left no record; it is logged as killed.
 """
 
 import argparse
@@ -28,11 +28,13 @@ def main() -> int:
     )
     if not cells:
         parser.error(f"no cell under {', '.join(map(str, arguments.folders))}")
+    sweeps = [folder for folder in sorted({cell.parent for cell in cells}) if _has_ended(folder)]
     failed = 0
-    for folder in cells:
+    for folder in [*cells, *sweeps]:
         try:
             store = open_store(_settings(folder, arguments.tracking_uri, arguments.experiment))
-            print(f"{folder}: {sync(folder, store)}")
+            landed = sync_sweep(folder, store) if folder in sweeps else sync(folder, store)
+            print(f"{folder}: {landed}")
         except Exception as error:  # MLflow and files raise their own; the next cell may land
             failed += 1
             print(f"{folder}: not logged: {first_line(error)}")
@@ -62,12 +64,28 @@ def sync(folder: Path, store: Store) -> str:
     return f"{status} {link}"
 
 
+def sync_sweep(folder: Path, store: Store) -> str:
+    """Land what came of a multirun; returns its status and the link of its run."""
+    end = records.read_sweep(folder)
+    return f"{end.status} {store.run_link(store.land_sweep(end))}"
+
+
+def _has_ended(folder: Path) -> bool:
+    return (folder / records.SWEEP_FILE).exists()
+
+
 def _settings(folder: Path, tracking_uri: str | None, experiment: str | None) -> Mlflow:
-    used = records.read_cell(folder).config["mlflow"]
+    """Where the cell in `folder` was to be logged, or any cell of the multirun in it."""
+    cell = folder if (folder / records.CELL_FILE).exists() else _first_cell(folder)
+    used = records.read_cell(cell).config["mlflow"]
     uri = tracking_uri or used["tracking_uri"]
     if uri and ":***@" in uri:
         raise GreenlabError(f"the password of {uri} is not stored: give --tracking-uri")
     return Mlflow(tracking_uri=uri, experiment=experiment or used["experiment"])
+
+
+def _first_cell(folder: Path) -> Path:
+    return min(folder.glob(f"*/{records.CELL_FILE}")).parent
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ nothing: a run is found by its `greenlab.uid`, equal values are kept once, files
 
 import logging
 import os
+import shutil
 import socket
 import sqlite3
 import tempfile
@@ -24,7 +25,7 @@ from greenlab import views
 from greenlab.config import Mlflow, cell_signature
 from greenlab.errors import StoreUnavailableError, first_line, without_password
 from greenlab.plan import Past
-from greenlab.record import Cell, Record
+from greenlab.record import Cell, Record, SweepEnd, SweepRun
 
 logger = logging.getLogger(__name__)
 
@@ -62,24 +63,6 @@ def resolve_uri(settings: Mlflow) -> str:
 def sqlite_path(uri: str) -> Path | None:
     """The file behind an SQLite URI, absolute; None for any other store."""
     return Path(uri.removeprefix("sqlite:///")).resolve() if uri.startswith("sqlite:///") else None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SweepRun:
-    """The run that stands for a multirun; all but `run_id` are its tags."""
-
-    run_id: str
-    name: str
-    grid: str
-    """What it shares with every sweep of the same cells."""
-    overrides: str
-    num_cells: int
-    repetitions: str
-    order: str
-    order_seed: int
-    folder: str
-    """Of its cells, on `host`."""
-    host: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -205,15 +188,23 @@ class Store:
 
     def begin_sweep(self, begun: SweepRun) -> SweepRun:
         """Open the run that stands for a multirun; returns it with its id."""
-        run_id = str(self.client.create_run(self.experiment_id, run_name=begun.name).info.run_id)
         told = {
             f"greenlab.{name}": str(value)
             for name, value in asdict(begun).items()
             if name not in ("run_id", "name")
         }
         told["greenlab.overrides"] = without_password(begun.overrides) or ""
-        self._tag(run_id, {"greenlab.kind": "sweep", "greenlab.sweep": begun.name} | told)
-        return replace(begun, run_id=run_id)
+        run = self.client.create_run(  # tags at once: killed in between, it would be nobody's
+            self.experiment_id,
+            run_name=begun.name,
+            tags={
+                "greenlab.kind": "sweep",
+                "greenlab.sweep": begun.name,
+                "greenlab.sync": "partial",
+            }
+            | told,
+        )
+        return replace(begun, run_id=str(run.info.run_id))
 
     def sweeps(self) -> list[SweepRun]:
         """All multiruns of the experiment that can be taken up again, the newest first."""
@@ -239,6 +230,7 @@ class Store:
 
     def reopen_sweep(self, run_id: str) -> None:
         """Let the run of a multirun be running again."""
+        self.client.set_tag(run_id, "greenlab.sync", "partial")
         self.client.update_run(run_id, status="RUNNING")
 
     def close_running(self, sweep: str) -> None:
@@ -248,20 +240,23 @@ class Store:
         ):
             self.client.set_terminated(run.info.run_id, "KILLED")
 
-    def end_sweep(
-        self,
-        run_id: str,
-        status: records.Status,
-        table: str,
-        ledger: dict[str, Any],
-        metrics: dict[str, float],
-    ) -> None:
-        """Close the run of a multirun with its end table (Markdown), its ledger and its metrics."""
-        self._log(run_id, {}, _now(metrics))
-        self._tag(run_id, {"mlflow.note.content": table})
-        self.client.log_text(run_id, table, "table.md")
-        self.client.log_dict(run_id, ledger, "ledger.json")
-        self.client.set_terminated(run_id, status)
+    def land_sweep(self, end: SweepEnd) -> str:
+        """Close the run of a multirun, or make it where it is missing; returns its id.
+
+        Like a cell's it can land again at any time.
+        """
+        found = [one.run_id for one in self.sweeps() if one.name == end.begun.name]
+        run_id = found[0] if found else self.begin_sweep(end.begun).run_id
+        if self.client.get_run(run_id).data.tags.get("greenlab.sync") == "complete":
+            return run_id
+        ended_ms = round(end.ended_at_s * 1000)
+        self._log(run_id, {}, _at(ended_ms, end.metrics))
+        self._tag(run_id, {"mlflow.note.content": end.table})
+        self.client.log_text(run_id, end.table, "table.md")
+        self.client.log_dict(run_id, end.ledger, "ledger.json")
+        self.client.set_terminated(run_id, end.status, end_time=ended_ms)
+        self.client.set_tag(run_id, "greenlab.sync", "complete")
+        return run_id
 
     def run_link(self, run_id: str) -> str:
         """Address of a run's page."""
@@ -332,13 +327,31 @@ def _unavailable(uri: str) -> Iterator[None]:
 def _open_sqlite(path: Path, experiment: str) -> Store:
     # MLflow sets a fresh database up without a lock: two processes at once destroy it.
     with FileLock(path.with_suffix(".lock"), timeout=120):
-        is_new = not path.exists()
-        if is_new:
+        if not path.exists():
             logger.info("creating %s", path)
+            _create(path)
         store = _connect(f"sqlite:///{path}", experiment, artifact_location=path.parent)
         with sqlite3.connect(path) as connection:  # readers and writers no longer block
             connection.execute("PRAGMA journal_mode=wal")
     return store
+
+
+def _create(path: Path) -> None:
+    """Set a database up beside its place: killed half-way, MLflow could not go on with it."""
+    from mlflow import MlflowClient
+
+    folder = path.with_suffix(".partial")  # a folder: SQLite leaves a journal beside its file
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    _quieten()
+    MlflowClient(tracking_uri=f"sqlite:///{folder / path.name}").search_experiments(max_results=1)
+    (folder / path.name).replace(path)
+    folder.rmdir()
+
+
+def _quieten() -> None:
+    for name in ("mlflow", "alembic"):  # they announce every table that they create
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _connect(uri: str, experiment: str, artifact_location: Path | None) -> Store:
@@ -346,8 +359,7 @@ def _connect(uri: str, experiment: str, artifact_location: Path | None) -> Store
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    for name in ("mlflow", "alembic"):  # they announce every table that they create
-        logging.getLogger(name).setLevel(logging.WARNING)
+    _quieten()
     client = MlflowClient(tracking_uri=uri)
     found = client.get_experiment_by_name(experiment)
     if found is None:
@@ -430,9 +442,7 @@ def _tags(record: Record) -> dict[str, str]:
 def _metrics(record: Record, timestamp_ms: int) -> list[Any]:
     from mlflow.entities import Metric
 
-    points = [
-        Metric(name, value, timestamp_ms, 0) for name, value in records.metrics(record).items()
-    ]
+    points = _at(timestamp_ms, records.metrics(record))
     if record.measurement is not None:
         for step, named in records.pass_metrics(record):
             window = record.measurement.passes[step].window
@@ -472,11 +482,10 @@ def _series(record: Record, trace: Path) -> list[Any]:
     return points
 
 
-def _now(values: dict[str, float]) -> list[Any]:
+def _at(timestamp_ms: int, values: dict[str, float]) -> list[Any]:
     from mlflow.entities import Metric
 
-    now_ms = round(time.time() * 1000)
-    return [Metric(name, value, now_ms, 0) for name, value in values.items()]
+    return [Metric(name, value, timestamp_ms, 0) for name, value in values.items()]
 
 
 def describe(record: Record) -> str:

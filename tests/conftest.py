@@ -149,11 +149,15 @@ class CommandLine:
         }
         self.environment["PYTHONPATH"] = str(ROOT)
 
+    def command(self, *arguments: str, module: str = "greenlab") -> list[str]:
+        """What is typed."""
+        return [sys.executable, "-m", module, *arguments]
+
     def __call__(
         self, *arguments: str, module: str = "greenlab", timeout_s: float = 150
     ) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
-            [sys.executable, "-m", module, *arguments],
+            self.command(*arguments, module=module),
             cwd=self.folder,
             env=self.environment,
             capture_output=True,
@@ -165,7 +169,7 @@ class CommandLine:
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start it and return at once."""
         return subprocess.Popen(
-            [sys.executable, "-m", "greenlab", *arguments],
+            self.command(*arguments),
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
@@ -181,6 +185,13 @@ class CommandLine:
 
     def runs(self, kind: str = "cell") -> list[object]:
         """MLflow's runs of a kind, oldest first."""
+        return self._search(f"tags.`greenlab.kind` = '{kind}'")
+
+    def all_runs(self) -> list[object]:
+        """Whatever their kind, if they have one."""
+        return self._search("")
+
+    def _search(self, condition: str) -> list[object]:
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=f"sqlite:///{self.folder / 'mlflow.db'}")
@@ -188,7 +199,7 @@ class CommandLine:
         return list(
             client.search_runs(
                 [experiment.experiment_id],
-                f"tags.`greenlab.kind` = '{kind}'",
+                condition,
                 order_by=["attributes.start_time"],
             )
         )

@@ -24,9 +24,9 @@ from filelock import FileLock
 from greenlab import record, trace, views
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError, StoreUnavailableError, without_password
-from greenlab.record import Failure, Record
-from greenlab.sync import sync
-from greenlab.tracking import MAX_SERIES_POINTS, Store, SweepRun, describe, open_store
+from greenlab.record import Failure, Record, SweepEnd, SweepRun
+from greenlab.sync import main, sync
+from greenlab.tracking import MAX_SERIES_POINTS, Store, describe, open_store
 
 GOLDEN = Path(__file__).parent / "golden"
 ARTEFACTS = ["config.yaml", "greenlab.log", "power.png", "record.json", "trace.parquet"]
@@ -49,7 +49,7 @@ def folder(tmp_path: Path) -> Path:
 
 def write_folder(cell_folder: Path) -> Path:
     """Write a cell's folder as measuring leaves it."""
-    cell_folder.mkdir()
+    cell_folder.mkdir(parents=True)
     shutil.copy(GOLDEN / "record.json", cell_folder)
     record.write_cell(cell_folder, record.read_record(cell_folder).cell)
     write_trace_of(cell_folder, np.full(340, 200.0))
@@ -447,14 +447,37 @@ def test_readers_and_writers_do_not_block_each_other(empty_store: Path) -> None:
 
 
 @pytest.mark.slow
+OPEN_STORE = """
+import sys
+from greenlab.config import Mlflow
+from greenlab.tracking import open_store
+open_store(Mlflow(tracking_uri=f"sqlite:///{sys.argv[1]}"))
+"""
+
+
+@pytest.mark.slow
+def test_a_database_that_was_being_made_when_greenlab_was_killed_is_made_anew(
+    tmp_path: Path,
+) -> None:
+    """MLflow cannot go on with a half: duplicate column name."""
+    database = tmp_path / "mlflow.db"
+    command = [sys.executable, "-c", OPEN_STORE, str(database)]
+    maker = subprocess.Popen(command, cwd=ROOT)
+    while not list(tmp_path.glob("*/mlflow.db")) and maker.poll() is None:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    maker.kill()
+    maker.wait()
+    assert not database.exists()
+
+    assert cells(open_store(at(database))) == []
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
 def test_four_processes_may_open_a_fresh_database_at_once(tmp_path: Path) -> None:
-    code = (
-        "from greenlab.config import Mlflow; from greenlab.tracking import open_store\n"
-        f"open_store(Mlflow(tracking_uri='sqlite:///{tmp_path / 'mlflow.db'}'))"
-    )
     opening = [
         subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", OPEN_STORE, str(tmp_path / "mlflow.db")],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stderr=subprocess.PIPE,
@@ -557,6 +580,16 @@ SWEEP = SweepRun(
 )
 
 
+END = SweepEnd(
+    begun=SWEEP,
+    status="FINISHED",
+    ended_at_s=1_700_000_000.0,
+    table="| net J |",
+    ledger={"cells": []},
+    metrics={"cells/finished": 2},
+)
+
+
 def test_a_sweep_is_found_again_as_it_began(store: Store) -> None:
     begun = store.begin_sweep(SWEEP)
 
@@ -586,15 +619,27 @@ def test_what_a_dead_sweep_left_running_is_closed(store: Store, folder: Path) ->
 
 def test_a_sweep_is_a_run_of_its_own_kind(store: Store) -> None:
     overrides = f"mlflow.tracking_uri=http://ann:{SECRET}@lab seed=1"
-    run_id = store.begin_sweep(replace(SWEEP, overrides=overrides)).run_id
-    store.end_sweep(run_id, "FINISHED", "| net J |", {"cells": []}, {"cells/finished": 2})
+    begun = store.begin_sweep(replace(SWEEP, overrides=overrides))
+    run_id = store.land_sweep(replace(END, begun=begun))
     run = store.client.get_run(run_id)
 
+    assert run_id == begun.run_id
     assert run.info.status == "FINISHED"
     assert run.data.tags["greenlab.kind"] == "sweep"
     assert run.data.tags["greenlab.overrides"] == "mlflow.tracking_uri=http://ann:***@lab seed=1"
     assert run.data.metrics == {"cells/finished": 2}
     assert artefacts(store, run_id) == ["ledger.json", "table.md"]
+
+
+def test_a_sweep_lands_once_and_again_when_it_was_resumed(store: Store, database: Path) -> None:
+    run_id = store.land_sweep(END)  # the store was not there when it began
+    assert store.land_sweep(END) == run_id
+    assert num_points(database) == 1
+
+    store.reopen_sweep(run_id)
+    assert store.land_sweep(replace(END, metrics={"cells/finished": 3})) == run_id
+    assert store.client.get_run(run_id).data.metrics == {"cells/finished": 3}
+    assert [one.run_id for one in store.sweeps()] == [run_id]
 
 
 # ------------------------------------------------------------------------------------------- sync
@@ -618,6 +663,19 @@ def test_a_cell_that_died_with_greenlab_lands_as_killed(store: Store, begun: Pat
 def test_syncing_again_changes_nothing(store: Store, folder: Path) -> None:
     assert sync(folder, store) == sync(folder, store)
     assert len(cells(store)) == 1
+
+
+def test_the_command_lands_a_sweep_after_its_cells(
+    tmp_path: Path, database: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folder(tmp_path / "sweep" / "cell-0")
+    record.write_sweep(tmp_path / "sweep", END)
+    command = ["sync", str(tmp_path / "sweep"), "--tracking-uri", f"sqlite:///{database}"]
+    monkeypatch.setattr("sys.argv", [*command, "--experiment", "greenlab"])
+
+    assert [main(), main()] == [0, 0]
+    assert len(cells(store)) == 1
+    assert [one.name for one in store.sweeps()] == [SWEEP.name]
 
 
 def test_a_cell_that_runs_is_not_landed(store: Store, begun: Path) -> None:
