@@ -446,7 +446,6 @@ def test_readers_and_writers_do_not_block_each_other(empty_store: Path) -> None:
     assert mode == "wal"
 
 
-@pytest.mark.slow
 OPEN_STORE = """
 import sys
 from greenlab.config import Mlflow
@@ -474,6 +473,7 @@ def test_a_database_that_was_being_made_when_greenlab_was_killed_is_made_anew(
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
+@pytest.mark.slow
 def test_four_processes_may_open_a_fresh_database_at_once(tmp_path: Path) -> None:
     opening = [
         subprocess.Popen(
