@@ -24,9 +24,11 @@ BETWEEN_RUNS = 0.05
 """Least standard deviation, as a fraction, of a cell's active time and power from one run of it to
 the next; our choice, what a shared machine with two cores shows at its best."""
 BETWEEN_OCCASIONS = 0.05
-"""That of all cells together, from when they were probed or measured to when they will be: heat,
-clocks, other users. Our choice; both are more by as much as probes disagree more than they should.
-"""
+"""The same of all cells together, from when they were tried to when they will be run: heat, clocks,
+other users. Our choice."""
+LASTING_SHARE = 0.5
+"""Of what sets two probes of the same apart, where that is more than `BETWEEN_RUNS`: so much stays
+for a whole sweep. Our choice."""
 LANDING_S = (0.2, 1.2)
 """From the end of a cell's process to the next one's start, in MLflow and Hydra: as seen with an
 SQLite store on two cores, quiet and busy. Not metered."""
@@ -188,7 +190,8 @@ class _Occasion:
     def __init__(self, num_draws: int) -> None:
         self.num_draws = num_draws
         self.chance = np.random.default_rng(0)
-        self.log_slowness = BETWEEN_OCCASIONS * self.chance.standard_normal(num_draws)
+        self.normal = self.chance.standard_normal(num_draws)
+        """How much slower all cells are than when they were tried, in standard deviations."""
         self.landing_s = self.chance.uniform(*LANDING_S, num_draws)
         self.between_s = self.landing_s + self.chance.uniform(*ENDING_S, num_draws)
 
@@ -243,7 +246,7 @@ def _draw_again(occasion: _Occasion, cell: PlannedCell, past: Sequence[Past]) ->
     """From earlier runs of the same cell: their mean, as far as so many tell it, and new runs."""
     runs = occasion.repetitions(cell)
     wall_s = np.array([one.wall_s for one in past])
-    slowness = np.exp(occasion.log_slowness)
+    slowness = np.exp(BETWEEN_OCCASIONS * occasion.normal)
     waits = np.minimum(cell.waiting_s / wall_s, 1.0).mean()  # those are as long the next time
     longer = _of_runs(occasion, wall_s, runs) * slowness
     joules = [one.gross_j for one in past if one.gross_j is not None]
@@ -275,7 +278,7 @@ class _FromProbes:
         assert probes, "no probe to draw from"
         self._occasion, self._probes = occasion, probes
         self._freedom = max(len(probes) - 1, MIN_FREEDOM)
-        self._unrest = 1.0
+        self._trial = BETWEEN_RUNS
         around_s = np.array([probe.around_s for probe in probes])
         self._around_sd_s = _deviation(around_s, MIN_AROUND_SD_S)
         self._around_s = self._mean_of(around_s, MIN_AROUND_SD_S)
@@ -301,7 +304,8 @@ class _FromProbes:
         passes = [cell.work for cell in cells]
         tests = [replace(work, trains=False) for work in passes]
         sample_s = self._carry([probe.sample_s for probe in self._probes], passes + tests, TIME)
-        sample_s *= np.exp(self._unrest * self._occasion.log_slowness)
+        lasting = max(BETWEEN_OCCASIONS, LASTING_SHARE * self._trial)
+        sample_s *= np.exp(lasting * self._occasion.normal)
         active_w: Sequence[Draws | None] = [None] * len(cells)
         if len(self._active_w) == len(self._probes):
             active_w = list(self._carry(self._active_w, passes, POWER))
@@ -314,7 +318,7 @@ class _FromProbes:
         """What was found for the probes, carried over to `asked`: a row for each."""
         chance, num_draws = self._occasion.chance, self._occasion.num_draws
         told = tell([probe.work for probe in self._probes], list(np.log(found)), asked, spread)
-        self._unrest = max(self._unrest, told.unrest)
+        self._trial = max(self._trial, told.trial)
         normal = told.root @ chance.standard_normal((len(asked), num_draws))
         tails = np.sqrt(self._freedom / chance.chisquare(self._freedom, num_draws))
         return np.asarray(np.exp(told.mean[:, None] + normal * tails))
@@ -329,7 +333,7 @@ class _FromProbes:
         busy_s = cell.num_passes * rounds * pass_s
         busy_s += cell.evaluation_samples * test_sample_s + cell.warmup_samples * sample_s
         own = occasion.chance.standard_normal((2, occasion.num_draws)) / np.sqrt(runs)
-        busy_s *= np.exp(BETWEEN_RUNS * self._unrest * own[0])
+        busy_s *= np.exp(self._trial * own[0])
         around_s = self._around_s + self._around_sd_s * own[1]
         energy_j = None
         if active_w is not None and self._idle_w is not None and self._around_w is not None:
