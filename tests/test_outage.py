@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -122,10 +123,7 @@ def num_records(greenlab: CommandLine) -> int:
 def longest_wait_s(greenlab: CommandLine) -> float:
     """Between one cell's end and the next one's beginning."""
     cells = sorted(greenlab.records(), key=lambda one: one.cell.started_at_s)
-    return max(
-        after.cell.started_at_s - before.ended_at_s
-        for before, after in zip(cells, cells[1:], strict=False)
-    )
+    return max(after.cell.started_at_s - before.ended_at_s for before, after in pairwise(cells))
 
 
 def assert_synced(greenlab: CommandLine, server: Server, num_cells: int) -> None:

@@ -446,7 +446,6 @@ def test_readers_and_writers_do_not_block_each_other(empty_store: Path) -> None:
     assert mode == "wal"
 
 
-@pytest.mark.slow
 OPEN_STORE = """
 import sys
 from greenlab.config import Mlflow
