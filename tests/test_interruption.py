@@ -2,8 +2,11 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import psutil
@@ -96,3 +99,33 @@ def test_stopping_leaves_no_process_and_marks_the_cell_killed(
     [cell], [sweep] = greenlab.runs(), greenlab.runs("sweep")
     assert (cell.info.status, sweep.info.status) == ("KILLED", "KILLED")
     assert cell.data.metrics["energy/wasted_j"] > 0
+
+
+SERVE = """
+import time
+from greenlab import run
+run._FORKSERVER.set_forkserver_preload(["greenlab.warm"])
+run._ensure_server()
+print("up", flush=True)
+time.sleep(100)
+"""
+
+
+def test_the_server_ends_with_greenlab_even_while_it_imports(greenlab: CommandLine) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE],
+        stdout=subprocess.PIPE,
+        env=greenlab.environment,
+        cwd=greenlab.folder,
+    ) as main:
+        assert main.stdout is not None
+        main.stdout.readline()
+        [server] = [
+            child
+            for child in psutil.Process(main.pid).children()
+            if "multiprocessing.forkserver" in " ".join(child.cmdline())
+        ]
+        maps = Path(f"/proc/{server.pid}/maps")
+        wait_for(lambda: True if "libtorch" in maps.read_text() else None, "torch to be imported")
+        main.kill()
+    server.wait(timeout=1)
