@@ -110,7 +110,8 @@ class Multirun:
             _ = returned.return_value
         except Exception as error:  # outside the cell's own process: a full disk, a used folder
             logger.error("%s", first_line(error), exc_info=_unexpected(error))
-        result = _result(Path(returned.hydra_cfg.hydra.runtime.output_dir))
+        folder = Path(returned.hydra_cfg.hydra.runtime.output_dir)
+        result = _result(folder, self._signature(task))
         if self._agenda.settle(task, result):
             logger.warning("trying it again (%d of %d)", self._tries[task], self._rules.retries)
 
@@ -157,7 +158,7 @@ class Multirun:
                 f"max_repetitions={self._rules.max_repetitions} ended these before their mean was "
                 f"known to ±{self._rules.target_rel_ci:.1%}: {names}."
             )
-        num_missing = len(self._grid) - len(groups)
+        num_missing = len(set(self._keys)) - len(groups)  # repetition=1,2 is one cell
         if num_missing and self._agenda.num_finished:
             remarks.append(
                 f"{num_missing} cells have no row: they lie in the folders of other sweeps, or are "
@@ -227,10 +228,13 @@ def _unexpected(error: Exception) -> Exception | None:
     return None if isinstance(error, GreenlabError) else error
 
 
-def _result(folder: Path) -> Result:
+def _result(folder: Path, signature: str) -> Result:
+    """What came of the cell of that signature; what another one left in `folder` is not its own."""
     try:
         record = records.read_record(folder)
     except (OSError, GreenlabError):  # it could not even be written
+        return Result(is_finished=False)
+    if record.cell.signature != signature:  # refused: the folder was used
         return Result(is_finished=False)
     if record.status != "FINISHED":
         assert record.failure is not None

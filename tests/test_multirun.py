@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from greenlab import config as configuration
 from greenlab import record, resume, run
 from greenlab.config import Config, Mlflow
-from greenlab.errors import ConfigError
+from greenlab.errors import ConfigError, OutputError
 from greenlab.grid import Combination
 from greenlab.multirun import Launch, Multirun
 from greenlab.record import Failure, Record
@@ -44,13 +44,23 @@ class Lab:
         self.fate: Callable[[list[str]], Failure | None] = lambda overrides: None
 
     def begin(self, *overrides: str, place: Place = HERE, store: bool = True) -> Multirun:
+        jobs = [[f"batch_size={size}"] for size in SIZES]
+        return self.begin_grid(jobs, *overrides, place=place, store=store)
+
+    def begin_grid(
+        self,
+        jobs: Sequence[list[str]],
+        *overrides: str,
+        place: Place = HERE,
+        store: bool = True,
+    ) -> Multirun:
         self.num_begun += 1
         grid = [
             Combination(
-                overrides=[f"batch_size={size}"],
-                config=replace(make_config(f"batch_size={size}", *overrides), mlflow=self.mlflow),
+                overrides=job,
+                config=replace(make_config(*job, *overrides), mlflow=self.mlflow),
             )
-            for size in SIZES
+            for job in jobs
         ]
         self.rules = grid[0].config
         self.hydra = OmegaConf.create(
@@ -250,6 +260,41 @@ def test_a_cell_that_could_not_even_be_written_has_failed(
     assert len(lab.launched) == 2
     assert "No space left" in caplog.text
     assert "stopped: 2 cells have failed, as many as max_failures=2 allows" in caplog.text
+
+
+def test_a_cell_whose_folder_another_one_has_is_not_done(lab: Lab) -> None:
+    first: list[JobReturn] = []
+
+    # As with hydra.sweep.subdir=lenet: all cells are given the folder of the first.
+    def launch(jobs: Sequence[Sequence[str]], number: int) -> list[JobReturn]:
+        if not first:
+            first.extend(lab.launch(jobs, number))
+            return first
+        refusal = OutputError("it holds the results of another cell")
+        refused = JobReturn(hydra_cfg=first[0].hydra_cfg, status=JobStatus.FAILED)
+        refused._return_value = refusal
+        return [refused]
+
+    sweep = lab.begin()
+    sweep.measure(launch, 1)
+
+    assert not sweep.end("FINISHED")
+    [own] = lab.store.client.search_runs(
+        [lab.store.experiment_id], "tags.`greenlab.kind` = 'sweep'"
+    )
+    assert own.data.metrics["cells/finished"] == 1
+
+
+def test_repetitions_given_by_hand_are_rows_of_one_cell(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = lab.begin_grid([["batch_size=16", f"repetition={number}"] for number in (1, 2)])
+    sweep.measure(lab.launch, 1)
+
+    assert sweep.end("FINISHED")
+    printed = capsys.readouterr().out
+    assert "2 of 2 cells finished" in printed
+    assert "no row" not in printed
 
 
 def test_a_sweep_that_began_without_a_store_is_in_it_at_the_end(lab: Lab) -> None:
