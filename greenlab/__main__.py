@@ -1,5 +1,6 @@
 """The front door: `python -m greenlab`, and the console script `greenlab`."""
 
+import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -32,7 +33,8 @@ def main() -> None:
     except KeyboardInterrupt as interrupt:
         if sweep.open_sweep is not None:
             sweep.end("KILLED")
-        print("greenlab: stopped; what was measured is kept", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be what is gone
+            print("greenlab: stopped; what was measured is kept", file=sys.stderr, flush=True)
         sys.exit(143 if isinstance(interrupt, Terminated) else 130)
     finally:
         if sweep.open_sweep is not None:  # something broke outside the cells
