@@ -93,6 +93,7 @@ class Multirun:
         self._tries[task] = self._tries.get(task, 0) + 1
         self.tickets[self._next_job] = Ticket(
             sweep=self.name,
+            folder=self.folder,
             position=self._agenda.position(task),
             num_cells=self.num_cells,
             attempt=self._tries[task],
@@ -169,8 +170,9 @@ class Multirun:
         return remarks
 
     def _records(self) -> list[Record]:
-        folders = [path.parent for path in self.folder.glob(f"*/{records.RECORD_FILE}")]
-        found = [records.read_record(folder) for folder in folders]
+        folders = records.cell_folders(self.folder)
+        ended = [folder for folder in folders if (folder / records.RECORD_FILE).exists()]
+        found = [records.read_record(folder) for folder in ended]
         return [record for record in found if record.cell.sweep == self.name]
 
     def _log(
@@ -219,7 +221,7 @@ class Multirun:
 
 def _next_job(folder: Path) -> int:
     """The first number that no cell in `folder` has; its name ends with it as a rule."""
-    taken = [path.parent.name for path in folder.glob(f"*/{records.CELL_FILE}")]
+    taken = [cell.name for cell in records.cell_folders(folder)]
     numbers = [int(match[0]) for name in taken if (match := re.search(r"\d+$", name))]
     return max([len(taken) - 1, *numbers]) + 1
 

@@ -40,6 +40,8 @@ class Lab:
         self.mlflow = Mlflow(tracking_uri=f"sqlite:///{workplace / 'mlflow.db'}")
         self.store = open_store(self.mlflow)
         self.num_begun = 0
+        self.inner = ""
+        """What `hydra.sweep.subdir` puts before the last part of a cell's folder."""
         self.launched: list[list[str]] = []
         self.fate: Callable[[list[str]], Failure | None] = lambda overrides: None
 
@@ -87,7 +89,7 @@ class Lab:
 
     def _run(self, overrides: list[str], number: int) -> JobReturn:
         self.launched.append(overrides)
-        folder = Path(self.hydra.hydra.sweep.dir) / f"cell-{number}"
+        folder = Path(self.hydra.hydra.sweep.dir) / f"{self.inner}cell-{number}"
         folder.mkdir(parents=True)
         ticket = self.begun.tickets[number]
         chosen = dict(override.split("=") for override in overrides)
@@ -321,6 +323,26 @@ def test_what_could_not_be_logged_lands_when_the_store_is_back(
     assert sweep.end("FINISHED")
     assert run.count_unsynced(sweep.folder) == 0
     assert len(lab.cells(sweep=sweep.name)) == len(SIZES)
+
+
+def test_cells_whose_option_names_have_a_slash_are_cells_like_others(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def down(self: Store, folder: Path) -> str:
+        raise ConnectionError("the server is away")
+
+    lab.inner = "own/"  # model=own/tiny
+    first = lab.begin()
+    with monkeypatch.context() as away, pytest.raises(KeyboardInterrupt):
+        away.setattr(Store, "land", down)
+        first.measure(lab.dying_after(2), 1)
+    assert run.count_unsynced(first.folder) == 2
+    again = lab.begin("resume=true")
+    again.measure(lab.launch, 1)
+
+    assert again.end("FINISHED")
+    assert len(lab.cells(sweep=first.name)) == len(lab.launched) == len(SIZES)
+    assert "no row" not in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------- signatures
