@@ -24,8 +24,11 @@ def main() -> None:
     sys.path.insert(
         0, str(Path.cwd())
     )  # models of one's own; `python -m` does it, a script does not
-    if SWEEP_SETTINGS & {argument.partition("=")[0] for argument in sys.argv}:
-        sys.argv.append("hydra.mode=MULTIRUN")  # they mean a sweep, if only one of a single cell
+    for place, argument in enumerate(sys.argv):
+        if argument.partition("=")[0] in SWEEP_SETTINGS:  # they mean a sweep, if of a single cell
+            # Beside it: an override that comes after an option like --config-dir is not understood.
+            sys.argv.insert(place, "hydra.mode=MULTIRUN")
+            break
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:
