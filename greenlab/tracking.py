@@ -188,15 +188,16 @@ class Store:
 
     def begin_sweep(self, begun: SweepRun) -> SweepRun:
         """Open the run that stands for a multirun; returns it with its id."""
-        run_id = str(self.client.create_run(self.experiment_id, run_name=begun.name).info.run_id)
         told = {
             f"greenlab.{name}": str(value)
             for name, value in asdict(begun).items()
             if name not in ("run_id", "name")
         }
         told["greenlab.overrides"] = without_password(begun.overrides) or ""
-        self._tag(run_id, {"greenlab.kind": "sweep", "greenlab.sweep": begun.name} | told)
-        return replace(begun, run_id=run_id)
+        told |= {"greenlab.kind": "sweep", "greenlab.sweep": begun.name}
+        # All at once: one that died before it had its tags would stay running for good.
+        run = self.client.create_run(self.experiment_id, run_name=begun.name, tags=told)
+        return replace(begun, run_id=str(run.info.run_id))
 
     def sweeps(self) -> list[SweepRun]:
         """All multiruns of the experiment that can be taken up again, the newest first."""
