@@ -296,9 +296,11 @@ def land(folder: Path, config: Config) -> str | None:
     What is measured is on disk already, so an MLflow that is gone costs a warning and no joule.
     """
     try:
-        store = tracking.open_store(config.mlflow)
-        link = store.run_link(store.land(folder))
-        (folder / UNSYNCED_FILE).unlink(missing_ok=True)
+        with _running_lock(folder):  # against another process that logs it
+            _mark_unsynced(folder, "greenlab was stopped while it logged this cell")
+            store = tracking.open_store(config.mlflow)
+            link = store.run_link(store.land(folder))
+            (folder / UNSYNCED_FILE).unlink(missing_ok=True)
         return link
     except Exception as error:  # MLflow, SQLAlchemy and the file system each raise their own
         logger.warning(
@@ -307,9 +309,13 @@ def land(folder: Path, config: Config) -> str | None:
             first_line(error),
             folder,
         )
-        with contextlib.suppress(OSError):  # the disk may be full
-            (folder / UNSYNCED_FILE).write_text(first_line(error))
+        _mark_unsynced(folder, first_line(error))
         return None
+
+
+def _mark_unsynced(folder: Path, reason: str) -> None:
+    with contextlib.suppress(OSError):  # the disk may be full
+        (folder / UNSYNCED_FILE).write_text(reason)
 
 
 def _land_others(sweep_folder: Path, config: Config) -> None:

@@ -6,6 +6,7 @@ Everything else is real: the agenda, the folders, the store.
 
 import logging
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -323,6 +324,37 @@ def test_what_could_not_be_logged_lands_when_the_store_is_back(
     assert sweep.end("FINISHED")
     assert run.count_unsynced(sweep.folder) == 0
     assert len(lab.cells(sweep=sweep.name)) == len(SIZES)
+
+
+def test_a_landing_that_the_user_stopped_is_completed_at_the_end(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(self: Store, run_id: str, tags: dict[str, str]) -> None:
+        raise KeyboardInterrupt
+
+    sweep = lab.begin()
+    with monkeypatch.context() as ctrl_c, pytest.raises(KeyboardInterrupt):
+        ctrl_c.setattr(Store, "_tag", stopped)
+        sweep.measure(lab.launch, 1)
+    assert [one.info.status for one in lab.cells()] == ["RUNNING"]
+
+    sweep.end("KILLED")
+    assert [one.info.status for one in lab.cells()] == ["FINISHED"]
+
+
+def test_a_cell_that_another_process_logs_is_waited_for(lab: Lab) -> None:
+    sweep = lab.begin()
+    sweep.measure(lab.launch, 1)
+    [folder, *_] = record.cell_folders(sweep.folder)
+    landing = threading.Thread(target=run.land, args=(folder, lab.rules))
+    with run.hold(folder):  # as python -m greenlab.sync does
+        landing.start()
+        landing.join(0.5)
+        assert landing.is_alive()
+    landing.join(30)
+
+    assert not landing.is_alive()
+    assert len(lab.cells()) == len(SIZES)
 
 
 def test_cells_whose_option_names_have_a_slash_are_cells_like_others(
