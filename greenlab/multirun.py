@@ -90,6 +90,7 @@ class Multirun:
         self._tries[task] = self._tries.get(task, 0) + 1
         self.tickets[self._next_job] = Ticket(
             sweep=self.name,
+            folder=self.folder,
             position=self._agenda.position(task),
             num_cells=self.num_cells,
             attempt=self._tries[task],
@@ -107,7 +108,8 @@ class Multirun:
             _ = returned.return_value
         except Exception as error:  # outside the cell's own process: a full disk, a used folder
             logger.error("%s", first_line(error), exc_info=_unexpected(error))
-        result = _result(Path(returned.hydra_cfg.hydra.runtime.output_dir))
+        folder = Path(returned.hydra_cfg.hydra.runtime.output_dir)
+        result = _result(folder, self._signature(task))
         if self._agenda.settle(task, result):
             logger.warning("trying it again (%d of %d)", self._tries[task], self._rules.retries)
 
@@ -154,7 +156,7 @@ class Multirun:
                 f"max_repetitions={self._rules.max_repetitions} ended these before their mean was "
                 f"known to ±{self._rules.target_rel_ci:.1%}: {names}."
             )
-        num_missing = len(self._grid) - len(groups)
+        num_missing = len(set(self._keys)) - len(groups)  # repetition=1,2 is one cell
         if num_missing and self._agenda.num_finished:
             remarks.append(
                 f"{num_missing} cells have no row: they lie in the folders of other sweeps, or are "
@@ -165,8 +167,9 @@ class Multirun:
         return remarks
 
     def _records(self) -> list[Record]:
-        folders = [path.parent for path in self.folder.glob(f"*/{records.RECORD_FILE}")]
-        found = [records.read_record(folder) for folder in folders]
+        folders = records.cell_folders(self.folder)
+        ended = [folder for folder in folders if (folder / records.RECORD_FILE).exists()]
+        found = [records.read_record(folder) for folder in ended]
         return [record for record in found if record.cell.sweep == self.name]
 
     def _log(
@@ -221,7 +224,7 @@ class Multirun:
 
 def _next_job(folder: Path) -> int:
     """The first number that no cell in `folder` has; its name ends with it as a rule."""
-    taken = [path.parent.name for path in folder.glob(f"*/{records.CELL_FILE}")]
+    taken = [cell.name for cell in records.cell_folders(folder)]
     numbers = [int(match[0]) for name in taken if (match := re.search(r"\d+$", name))]
     return max([len(taken) - 1, *numbers]) + 1
 
@@ -230,10 +233,13 @@ def _unexpected(error: Exception) -> Exception | None:
     return None if isinstance(error, GreenlabError) else error
 
 
-def _result(folder: Path) -> Result:
+def _result(folder: Path, signature: str) -> Result:
+    """What came of the cell of that signature; what another one left in `folder` is not its own."""
     try:
         record = records.read_record(folder)
     except (OSError, GreenlabError):  # it could not even be written
+        return Result(is_finished=False)
+    if record.cell.signature != signature:  # refused: the folder was used
         return Result(is_finished=False)
     if record.status != "FINISHED":
         assert record.failure is not None

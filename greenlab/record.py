@@ -682,6 +682,16 @@ def read_cell(folder: Path) -> Cell:
     return _CELL.validate_json((folder / CELL_FILE).read_bytes())
 
 
+def cell_folders(folder: Path) -> list[Path]:
+    """The folders of all cells in `folder`, at any depth: `model=own/tiny` has a `/` in its name."""
+    found = []
+    for place, inner, files in os.walk(folder):
+        if CELL_FILE in files:
+            found.append(Path(place))
+            inner.clear()  # no cell lies in another one's folder
+    return sorted(found)
+
+
 def write_claim(path: Path, claim: Claim) -> None:
     """Write down what a sweep's first cell found."""
     _write(path, _CLAIM.dump_json(claim))

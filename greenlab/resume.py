@@ -131,12 +131,11 @@ def _find(store: Store, rules: Config, grid: str) -> SweepRun | None:
 
 def _close(found: SweepRun, store: Store) -> None:
     """Land what a dead sweep left on disk, and close what it left running in MLflow."""
-    folder = Path(found.folder)
-    for path in sorted(folder.glob(f"*/{records.CELL_FILE}")):
+    for folder in records.cell_folders(Path(found.folder)):
         try:
-            sync.sync(path.parent, store)
+            sync.sync(folder, store)
         except GreenlabError as error:
-            raise ConfigError(f"resume: {path.parent}: {first_line(error)}") from error
+            raise ConfigError(f"resume: {folder}: {first_line(error)}") from error
     store.close_running(found.name)
 
 

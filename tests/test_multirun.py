@@ -6,6 +6,7 @@ Everything else is real: the agenda, the folders, the store.
 
 import logging
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from greenlab import config as configuration
 from greenlab import record, resume, run
 from greenlab.config import Config, Mlflow
-from greenlab.errors import ConfigError
+from greenlab.errors import ConfigError, OutputError
 from greenlab.grid import Combination
 from greenlab.multirun import Launch, Multirun
 from greenlab.record import Failure, Record
@@ -40,17 +41,29 @@ class Lab:
         self.mlflow = Mlflow(tracking_uri=f"sqlite:///{workplace / 'mlflow.db'}")
         self.store = open_store(self.mlflow)
         self.num_begun = 0
+        self.inner = ""
+        """What `hydra.sweep.subdir` puts before the last part of a cell's folder."""
         self.launched: list[list[str]] = []
         self.fate: Callable[[list[str]], Failure | None] = lambda overrides: None
 
     def begin(self, *overrides: str, place: Place = HERE, store: bool = True) -> Multirun:
+        jobs = [[f"batch_size={size}"] for size in SIZES]
+        return self.begin_grid(jobs, *overrides, place=place, store=store)
+
+    def begin_grid(
+        self,
+        jobs: Sequence[list[str]],
+        *overrides: str,
+        place: Place = HERE,
+        store: bool = True,
+    ) -> Multirun:
         self.num_begun += 1
         grid = [
             Combination(
-                overrides=[f"batch_size={size}"],
-                config=replace(make_config(f"batch_size={size}", *overrides), mlflow=self.mlflow),
+                overrides=job,
+                config=replace(make_config(*job, *overrides), mlflow=self.mlflow),
             )
-            for size in SIZES
+            for job in jobs
         ]
         self.rules = grid[0].config
         self.hydra = OmegaConf.create(
@@ -77,7 +90,7 @@ class Lab:
 
     def _run(self, overrides: list[str], number: int) -> JobReturn:
         self.launched.append(overrides)
-        folder = Path(self.hydra.hydra.sweep.dir) / f"cell-{number}"
+        folder = Path(self.hydra.hydra.sweep.dir) / f"{self.inner}cell-{number}"
         folder.mkdir(parents=True)
         ticket = self.begun.tickets[number]
         chosen = dict(override.split("=") for override in overrides)
@@ -252,6 +265,41 @@ def test_a_cell_that_could_not_even_be_written_has_failed(
     assert "stopped: 2 cells have failed, as many as max_failures=2 allows" in caplog.text
 
 
+def test_a_cell_whose_folder_another_one_has_is_not_done(lab: Lab) -> None:
+    first: list[JobReturn] = []
+
+    # As with hydra.sweep.subdir=lenet: all cells are given the folder of the first.
+    def launch(jobs: Sequence[Sequence[str]], number: int) -> list[JobReturn]:
+        if not first:
+            first.extend(lab.launch(jobs, number))
+            return first
+        refusal = OutputError("it holds the results of another cell")
+        refused = JobReturn(hydra_cfg=first[0].hydra_cfg, status=JobStatus.FAILED)
+        refused._return_value = refusal
+        return [refused]
+
+    sweep = lab.begin()
+    sweep.measure(launch, 1)
+
+    assert not sweep.end("FINISHED")
+    [own] = lab.store.client.search_runs(
+        [lab.store.experiment_id], "tags.`greenlab.kind` = 'sweep'"
+    )
+    assert own.data.metrics["cells/finished"] == 1
+
+
+def test_repetitions_given_by_hand_are_rows_of_one_cell(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = lab.begin_grid([["batch_size=16", f"repetition={number}"] for number in (1, 2)])
+    sweep.measure(lab.launch, 1)
+
+    assert sweep.end("FINISHED")
+    printed = capsys.readouterr().out
+    assert "2 of 2 cells finished" in printed
+    assert "no row" not in printed
+
+
 def test_a_sweep_that_began_without_a_store_is_in_it_at_the_end(lab: Lab) -> None:
     sweep = lab.begin(store=False)
     sweep.measure(lab.launch, None)
@@ -276,6 +324,57 @@ def test_what_could_not_be_logged_lands_when_the_store_is_back(
     assert sweep.end("FINISHED")
     assert run.count_unsynced(sweep.folder) == 0
     assert len(lab.cells(sweep=sweep.name)) == len(SIZES)
+
+
+def test_a_landing_that_the_user_stopped_is_completed_at_the_end(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(self: Store, run_id: str, tags: dict[str, str]) -> None:
+        raise KeyboardInterrupt
+
+    sweep = lab.begin()
+    with monkeypatch.context() as ctrl_c, pytest.raises(KeyboardInterrupt):
+        ctrl_c.setattr(Store, "_tag", stopped)
+        sweep.measure(lab.launch, 1)
+    assert [one.info.status for one in lab.cells()] == ["RUNNING"]
+
+    sweep.end("KILLED")
+    assert [one.info.status for one in lab.cells()] == ["FINISHED"]
+
+
+def test_a_cell_that_another_process_logs_is_waited_for(lab: Lab) -> None:
+    sweep = lab.begin()
+    sweep.measure(lab.launch, 1)
+    [folder, *_] = record.cell_folders(sweep.folder)
+    landing = threading.Thread(target=run.land, args=(folder, lab.rules))
+    with run.hold(folder):  # as python -m greenlab.sync does
+        landing.start()
+        landing.join(0.5)
+        assert landing.is_alive()
+    landing.join(30)
+
+    assert not landing.is_alive()
+    assert len(lab.cells()) == len(SIZES)
+
+
+def test_cells_whose_option_names_have_a_slash_are_cells_like_others(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def down(self: Store, folder: Path) -> str:
+        raise ConnectionError("the server is away")
+
+    lab.inner = "own/"  # model=own/tiny
+    first = lab.begin()
+    with monkeypatch.context() as away, pytest.raises(KeyboardInterrupt):
+        away.setattr(Store, "land", down)
+        first.measure(lab.dying_after(2), 1)
+    assert run.count_unsynced(first.folder) == 2
+    again = lab.begin("resume=true")
+    again.measure(lab.launch, 1)
+
+    assert again.end("FINISHED")
+    assert len(lab.cells(sweep=first.name)) == len(lab.launched) == len(SIZES)
+    assert "no row" not in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------- signatures

@@ -597,6 +597,25 @@ def test_a_sweep_is_found_again_as_it_began(store: Store) -> None:
     assert begun == replace(SWEEP, run_id=begun.run_id)
 
 
+def test_a_sweep_that_dies_at_once_is_found_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(Exception):
+        """Stands for kill -9 at the second request."""
+
+    create_run = store.client.create_run
+
+    def die_after(*given: Any, **named: Any) -> None:
+        create_run(*given, **named)
+        raise Killed
+
+    with monkeypatch.context() as dying, pytest.raises(Killed):
+        dying.setattr(store.client, "create_run", die_after)
+        store.begin_sweep(SWEEP)
+
+    assert [one.name for one in store.sweeps()] == [SWEEP.name]
+
+
 def test_a_finished_cell_is_found_by_its_signature(store: Store, folder: Path) -> None:
     cell_record = record.read_record(folder)
     store.land(folder)
