@@ -76,8 +76,19 @@ class Multirun:
         while tasks := self._agenda.take(at_once):
             first = self._next_job
             jobs = [self._enlist(task, len(tasks) - place) for place, task in enumerate(tasks)]
-            for task, returned in zip(tasks, launch(jobs, first), strict=True):
-                self._settle(task, returned)
+            try:
+                returned = launch(jobs, first)
+                results = [
+                    _result(one, self._signature(task))
+                    for task, one in zip(tasks, returned, strict=True)
+                ]
+            except OSError as error:  # what Hydra keeps of each job: a full disk
+                logger.error("a cell could not even begin: %s", first_line(error))
+                results = [Result(is_finished=False)] * len(tasks)
+            for task, result in zip(tasks, results, strict=True):
+                if self._agenda.settle(task, result):
+                    tried = self._tries[task]
+                    logger.warning("trying it again (%d of %d)", tried, self._rules.retries)
         if self._agenda.is_stopped:
             logger.error(
                 "stopped: %d cells have failed, as many as max_failures=%s allows",
@@ -101,17 +112,6 @@ class Multirun:
         self._next_job += 1
         chosen = self._grid[task.cell].overrides
         return chosen if task.repetition == 1 else [*chosen, f"repetition={task.repetition}"]
-
-    def _settle(self, task: Task, returned: JobReturn) -> None:
-        assert returned.hydra_cfg is not None
-        try:
-            _ = returned.return_value
-        except Exception as error:  # outside the cell's own process: a full disk, a used folder
-            logger.error("%s", first_line(error), exc_info=_unexpected(error))
-        folder = Path(returned.hydra_cfg.hydra.runtime.output_dir)
-        result = _result(folder, self._signature(task))
-        if self._agenda.settle(task, result):
-            logger.warning("trying it again (%d of %d)", self._tries[task], self._rules.retries)
 
     # ---------------------------------------------------------------------------------- its end
 
@@ -195,6 +195,9 @@ class Multirun:
         )
         try:
             records.write_sweep(self.folder, end)
+        except OSError as error:  # a full disk; MLflow's may have space
+            logger.warning("%s cannot be written: %s", self.folder, first_line(error))
+        try:
             store = tracking.open_store(self._rules.mlflow)
             run.land_unsynced(self.folder, store)
             store.land_sweep(end)
@@ -233,8 +236,14 @@ def _unexpected(error: Exception) -> Exception | None:
     return None if isinstance(error, GreenlabError) else error
 
 
-def _result(folder: Path, signature: str) -> Result:
-    """What came of the cell of that signature; what another one left in `folder` is not its own."""
+def _result(returned: JobReturn, signature: str) -> Result:
+    """What came of the cell of that signature; what another one left in its folder is not its."""
+    assert returned.hydra_cfg is not None
+    folder = Path(returned.hydra_cfg.hydra.runtime.output_dir)
+    try:
+        _ = returned.return_value
+    except Exception as error:  # outside the cell's own process: a full disk, a used folder
+        logger.error("%s", first_line(error), exc_info=_unexpected(error))
     try:
         record = records.read_record(folder)
     except (OSError, GreenlabError):  # it could not even be written
