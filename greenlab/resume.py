@@ -20,7 +20,7 @@ from greenlab import run, sync
 from greenlab.config import Config
 from greenlab.errors import ConfigError, GreenlabError, first_line
 from greenlab.grid import Combination
-from greenlab.multirun import Multirun
+from greenlab.multirun import Multirun, signatures
 from greenlab.run import Place
 from greenlab.tracking import Landed, Store, SweepRun
 
@@ -76,7 +76,9 @@ def _resume(
     found = _find(store, rules, grid_signature([one.config for one in grid]))
     if found is not None:
         _close(found, store)
-    measured = store.finished_cells(found.name if found and rules.resume.sweep != ANY else None)
+    finished = store.finished_cells(found.name if found and rules.resume.sweep != ANY else None)
+    measured = {key: finished[key] for key in signatures(grid) if key in finished}
+    _compare(measured.values(), place, rules)
     if found is None:
         multirun = _begin_anew(config, grid, store)
     else:
@@ -86,7 +88,6 @@ def _resume(
             run.claim(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
         store.reopen_sweep(found.run_id)
         multirun = Multirun(grid, found, Path(config.hydra.sweep.dir).resolve(), store)
-    _compare(measured.values(), place, rules)
     run.hold_against(multirun.folder, measured.values())
     num_skipped = multirun.skip_measured(measured)
     logger.info(

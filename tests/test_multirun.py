@@ -23,7 +23,7 @@ from greenlab.config import Config, Mlflow
 from greenlab.errors import ConfigError, OutputError
 from greenlab.grid import Combination
 from greenlab.multirun import Launch, Multirun
-from greenlab.record import Failure, Record
+from greenlab.record import Claim, Failure, Record
 from greenlab.run import Place
 from greenlab.tracking import Store, open_store
 
@@ -199,6 +199,33 @@ def test_cells_of_another_machine_are_pointed_out_or_refused(
     assert f"machine {HERE.machine}" in caplog.text
     with pytest.raises(ConfigError, match=r"resume\.strict.*elsewhere"):
         lab.begin("resume=true", "resume.strict=true", place=elsewhere)
+
+
+def test_a_refused_resume_leaves_no_sweep_running(lab: Lab) -> None:
+    done = lab.begin()
+    done.measure(lab.launch, None)
+    done.end("FINISHED")
+    with pytest.raises(ConfigError, match=r"resume\.strict"):
+        lab.begin("resume=true", "resume.strict=true", place=Place(machine="other", commit="0"))
+
+    found = lab.store.client.search_runs(
+        [lab.store.experiment_id], "tags.`greenlab.kind` = 'sweep'"
+    )
+    assert [one.info.status for one in found] == ["FINISHED"]
+
+
+def test_cells_of_other_grids_do_not_matter_to_a_resume(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.begin_grid([["batch_size=8"]]).measure(lab.launch, None)  # on the golden cell's machine
+    elsewhere = Place(machine="elsewhere", commit="of another day")
+    with caplog.at_level(logging.WARNING):
+        fresh = lab.begin("resume=true", "resume.strict=true", place=elsewhere)
+    fresh.measure(lab.launch, None)
+
+    assert "elsewhere" not in caplog.text
+    assert len(lab.cells(sweep=fresh.name)) == len(SIZES)
+    assert record.read_claim(fresh.folder / run.CLAIM_FILE) == Claim()
 
 
 def test_what_a_dead_sweep_left_behind_is_landed_and_closed(lab: Lab) -> None:
