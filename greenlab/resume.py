@@ -50,7 +50,7 @@ def begin(
 def _begin_anew(config: DictConfig, grid: Sequence[Combination], store: Store | None) -> Multirun:
     rules = grid[0].config
     seed = secrets.randbelow(NUM_SEEDS) if rules.order_seed is None else rules.order_seed
-    folder = Path(config.hydra.sweep.dir).resolve()
+    folder = _claim(config)
     begun = SweepRun(
         run_id="",
         name=f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
@@ -63,7 +63,6 @@ def _begin_anew(config: DictConfig, grid: Sequence[Combination], store: Store | 
         folder=str(folder),
         host=platform.node(),
     )
-    run.claim(folder, "hydra.sweep.dir")
     if store is not None:
         begun = store.begin_sweep(begun)
     return Multirun(grid, begun, folder, store)
@@ -85,7 +84,7 @@ def _resume(
         if Path(found.folder).is_dir() and found.host == platform.node():
             _move_to(config, found.folder)
         else:
-            run.claim(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+            _claim(config)
         store.reopen_sweep(found.run_id)
         multirun = Multirun(grid, found, Path(config.hydra.sweep.dir).resolve(), store)
     run.hold_against(multirun.folder, measured.values())
@@ -97,6 +96,12 @@ def _resume(
         multirun.num_cells,
     )
     return multirun
+
+
+def _claim(config: DictConfig) -> Path:
+    folder = run.claim_folder(config, "hydra.sweep.dir")
+    _move_to(config, str(folder))
+    return folder
 
 
 def _move_to(config: DictConfig, folder: str) -> None:

@@ -201,6 +201,32 @@ def test_cells_of_another_machine_are_pointed_out_or_refused(
         lab.begin("resume=true", "resume.strict=true", place=elsewhere)
 
 
+def test_two_sweeps_of_the_same_second_have_folders_of_their_own(lab: Lab) -> None:
+    first = lab.begin()
+    lab.num_begun = 0  # the second is given the same name, and had to wait for the first
+    second = lab.begin()
+    second.measure(lab.launch, None)
+
+    assert second.folder == first.folder.with_name("1-2")
+    assert record.cell_folders(first.folder) == []
+    assert len(record.cell_folders(second.folder)) == len(SIZES)
+    assert lab.hydra.hydra.overrides.hydra == [f"hydra.sweep.dir='{second.folder}'"]
+
+
+def test_a_folder_that_the_user_named_and_another_run_has_is_refused(lab: Lab) -> None:
+    taken = lab.begin().folder
+    config = OmegaConf.create(
+        {
+            "hydra": {
+                "sweep": {"dir": str(taken)},
+                "overrides": {"hydra": [f"hydra.sweep.dir={taken}"]},
+            }
+        }
+    )
+    with pytest.raises(OutputError, match=r"hydra\.sweep\.dir=.* holds the results of another run"):
+        run.claim_folder(config, "hydra.sweep.dir")
+
+
 def test_a_refused_resume_leaves_no_sweep_running(lab: Lab) -> None:
     done = lab.begin()
     done.measure(lab.launch, None)
