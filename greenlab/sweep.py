@@ -111,7 +111,12 @@ def end(status: records.Status) -> bool:
     assert open_sweep is not None
     ending, open_sweep = open_sweep, None
     with _machine:
-        return ending.end(status)
+        try:
+            return ending.end(status)
+        except KeyboardInterrupt:
+            if status == "FINISHED":  # whoever stops greenlab closes it yet, and tries once
+                open_sweep = ending
+            raise
 
 
 @contextmanager

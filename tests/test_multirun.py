@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from greenlab import config as configuration
 from greenlab import record, resume, run
+from greenlab import sweep as sweeps
 from greenlab.config import Config, Mlflow
 from greenlab.errors import ConfigError, OutputError
 from greenlab.grid import Combination
@@ -386,13 +387,36 @@ def test_a_landing_that_the_user_stopped_is_completed_at_the_end(
         raise KeyboardInterrupt
 
     sweep = lab.begin()
-    with monkeypatch.context() as ctrl_c, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as ctrl_c:
         ctrl_c.setattr(Store, "_tag", stopped)
-        sweep.measure(lab.launch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            sweep.measure(lab.launch, 1)
     assert [one.info.status for one in lab.cells()] == ["RUNNING"]
 
     sweep.end("KILLED")
     assert [one.info.status for one in lab.cells()] == ["FINISHED"]
+
+
+def test_a_sweep_that_is_stopped_at_its_end_table_is_closed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(self: Store, *told: object) -> None:
+        raise KeyboardInterrupt
+
+    begun = lab.begin()
+    begun.measure(lab.launch, None)
+    sweeps.open_sweep = begun
+    with monkeypatch.context() as ctrl_c:
+        ctrl_c.setattr(Store, "end_sweep", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            sweeps.end("FINISHED")
+    sweeps.end("KILLED")  # as __main__ does
+
+    [own] = lab.store.client.search_runs(
+        [lab.store.experiment_id], "tags.`greenlab.kind` = 'sweep'"
+    )
+    assert own.info.status == "KILLED"
+    assert sweeps.open_sweep is None
 
 
 def test_a_cell_that_another_process_logs_is_waited_for(lab: Lab) -> None:
@@ -418,9 +442,10 @@ def test_cells_whose_option_names_have_a_slash_are_cells_like_others(
 
     lab.inner = "own/"  # model=own/tiny
     first = lab.begin()
-    with monkeypatch.context() as away, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as away:
         away.setattr(Store, "land", down)
-        first.measure(lab.dying_after(2), 1)
+        with pytest.raises(KeyboardInterrupt):
+            first.measure(lab.dying_after(2), 1)
     assert run.count_unsynced(first.folder) == 2
     again = lab.begin("resume=true")
     again.measure(lab.launch, 1)

@@ -567,18 +567,19 @@ def test_a_sweep_is_found_again_as_it_began(store: Store) -> None:
 def test_a_sweep_that_dies_at_once_is_found_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(Exception):
+    class KilledError(Exception):
         """Stands for kill -9 at the second request."""
 
     create_run = store.client.create_run
 
     def die_after(*given: Any, **named: Any) -> None:
         create_run(*given, **named)
-        raise Killed
+        raise KilledError
 
-    with monkeypatch.context() as dying, pytest.raises(Killed):
+    with monkeypatch.context() as dying:
         dying.setattr(store.client, "create_run", die_after)
-        store.begin_sweep(SWEEP)
+        with pytest.raises(KilledError):
+            store.begin_sweep(SWEEP)
 
     assert [one.name for one in store.sweeps()] == [SWEEP.name]
 
