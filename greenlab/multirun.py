@@ -14,7 +14,7 @@ from greenlab import end_table, run, tracking
 from greenlab import ledger as ledgers
 from greenlab import record as records
 from greenlab.agenda import Agenda, Result, Task
-from greenlab.config import cell_signature
+from greenlab.config import Config, cell_signature
 from greenlab.end_table import Group
 from greenlab.errors import GreenlabError, first_line
 from greenlab.grid import Combination
@@ -53,21 +53,10 @@ class Multirun:
 
     def skip_measured(self, measured: dict[str, Landed]) -> int:
         """Take what is measured already (by signature) as done; returns how many that is."""
-        last = self._rules.max_repetitions if self._agenda.is_auto else self._rules.repetitions
-        num_skipped = 0
-        for cell in range(len(self._grid)):
-            for repetition in range(1, last + 1):
-                task = Task(cell=cell, repetition=repetition)
-                if (landed := measured.get(self._signature(task))) is not None:
-                    self._agenda.settle(task, Result(is_finished=True, net_j=landed.net_j))
-                    num_skipped += 1
-        return num_skipped
-
-    def _signature(self, task: Task) -> str:
-        config = self._grid[task.cell].config
-        if self._rules.repetitions != 1:
-            config = configuration.with_repetition(config, task.repetition)
-        return configuration.signature(config)
+        done = [(task, key) for key, task in signatures(self._grid).items() if key in measured]
+        for task, key in done:
+            self._agenda.settle(task, Result(is_finished=True, net_j=measured[key].net_j))
+        return len(done)
 
     # -------------------------------------------------------------------------------- its cells
 
@@ -79,7 +68,7 @@ class Multirun:
             try:
                 returned = launch(jobs, first)
                 results = [
-                    _result(one, self._signature(task))
+                    _result(one, _signature(self._grid[task.cell].config, task.repetition))
                     for task, one in zip(tasks, returned, strict=True)
                 ]
             except OSError as error:  # what Hydra keeps of each job: a full disk
@@ -223,6 +212,24 @@ class Multirun:
                 self.folder,
             )
         return missing == 0
+
+
+def signatures(grid: Sequence[Combination]) -> dict[str, Task]:
+    """All that a sweep of `grid` measures, or may with repetitions=auto, by signature."""
+    rules = grid[0].config
+    last = rules.max_repetitions if rules.repetitions == "auto" else rules.repetitions
+    tasks = [
+        Task(cell=cell, repetition=repetition)
+        for cell in range(len(grid))
+        for repetition in range(1, last + 1)
+    ]
+    return {_signature(grid[task.cell].config, task.repetition): task for task in tasks}
+
+
+def _signature(config: Config, repetition: int) -> str:
+    if config.repetitions != 1:  # else it may have a repetition of its own, repetition=2
+        config = configuration.with_repetition(config, repetition)
+    return configuration.signature(config)
 
 
 def _next_job(folder: Path) -> int:

@@ -19,11 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from greenlab import config as configuration
 from greenlab import record, resume, run
+from greenlab import sweep as sweeps
 from greenlab.config import Config, Mlflow
 from greenlab.errors import ConfigError, OutputError
 from greenlab.grid import Combination
 from greenlab.multirun import Launch, Multirun
-from greenlab.record import Failure, Record
+from greenlab.record import Claim, Failure, Record
 from greenlab.run import Place
 from greenlab.tracking import Store, open_store
 
@@ -201,6 +202,59 @@ def test_cells_of_another_machine_are_pointed_out_or_refused(
         lab.begin("resume=true", "resume.strict=true", place=elsewhere)
 
 
+def test_two_sweeps_of_the_same_second_have_folders_of_their_own(lab: Lab) -> None:
+    first = lab.begin()
+    lab.num_begun = 0  # the second is given the same name, and had to wait for the first
+    second = lab.begin()
+    second.measure(lab.launch, None)
+
+    assert second.folder == first.folder.with_name("1-2")
+    assert record.cell_folders(first.folder) == []
+    assert len(record.cell_folders(second.folder)) == len(SIZES)
+    assert lab.hydra.hydra.overrides.hydra == [f"hydra.sweep.dir='{second.folder}'"]
+
+
+def test_a_folder_that_the_user_named_and_another_run_has_is_refused(lab: Lab) -> None:
+    taken = lab.begin().folder
+    config = OmegaConf.create(
+        {
+            "hydra": {
+                "sweep": {"dir": str(taken)},
+                "overrides": {"hydra": [f"hydra.sweep.dir={taken}"]},
+            }
+        }
+    )
+    with pytest.raises(OutputError, match=r"hydra\.sweep\.dir=.* holds the results of another run"):
+        run.claim_folder(config, "hydra.sweep.dir")
+
+
+def test_a_refused_resume_leaves_no_sweep_running(lab: Lab) -> None:
+    done = lab.begin()
+    done.measure(lab.launch, None)
+    done.end("FINISHED")
+    with pytest.raises(ConfigError, match=r"resume\.strict"):
+        lab.begin("resume=true", "resume.strict=true", place=Place(machine="other", commit="0"))
+
+    found = lab.store.client.search_runs(
+        [lab.store.experiment_id], "tags.`greenlab.kind` = 'sweep'"
+    )
+    assert [one.info.status for one in found] == ["FINISHED"]
+
+
+def test_cells_of_other_grids_do_not_matter_to_a_resume(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.begin_grid([["batch_size=8"]]).measure(lab.launch, None)  # on the golden cell's machine
+    elsewhere = Place(machine="elsewhere", commit="of another day")
+    with caplog.at_level(logging.WARNING):
+        fresh = lab.begin("resume=true", "resume.strict=true", place=elsewhere)
+    fresh.measure(lab.launch, None)
+
+    assert "elsewhere" not in caplog.text
+    assert len(lab.cells(sweep=fresh.name)) == len(SIZES)
+    assert record.read_claim(fresh.folder / run.CLAIM_FILE) == Claim()
+
+
 def test_what_a_dead_sweep_left_behind_is_landed_and_closed(lab: Lab) -> None:
     dead = lab.begin()
     folder = dead.folder / "cell-0"  # it died while this one was measured
@@ -341,6 +395,28 @@ def test_a_landing_that_the_user_stopped_is_completed_at_the_end(
 
     sweep.end("KILLED")
     assert [one.info.status for one in lab.cells()] == ["FINISHED"]
+
+
+def test_a_sweep_that_is_stopped_at_its_end_table_is_closed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(self: Store, *told: object) -> None:
+        raise KeyboardInterrupt
+
+    begun = lab.begin()
+    begun.measure(lab.launch, None)
+    sweeps.open_sweep = begun
+    with monkeypatch.context() as ctrl_c:
+        ctrl_c.setattr(Store, "end_sweep", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            sweeps.end("FINISHED")
+    sweeps.end("KILLED")  # as __main__ does
+
+    [own] = lab.store.client.search_runs(
+        [lab.store.experiment_id], "tags.`greenlab.kind` = 'sweep'"
+    )
+    assert own.info.status == "KILLED"
+    assert sweeps.open_sweep is None
 
 
 def test_a_cell_that_another_process_logs_is_waited_for(lab: Lab) -> None:
