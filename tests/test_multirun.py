@@ -407,7 +407,7 @@ def test_a_sweep_that_is_stopped_at_its_end_table_is_closed(
     begun.measure(lab.launch, None)
     sweeps.open_sweep = begun
     with monkeypatch.context() as ctrl_c:
-        ctrl_c.setattr(Store, "end_sweep", stopped)
+        ctrl_c.setattr(Store, "land_sweep", stopped)
         with pytest.raises(KeyboardInterrupt):
             sweeps.end("FINISHED")
     sweeps.end("KILLED")  # as __main__ does
