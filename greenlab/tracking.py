@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 MAX_SERIES_POINTS = 320
 """What MLflow's pages ask for of a series; more would be stored and never drawn."""
+MAX_TAG_CHARACTERS = 8000
+"""MLflow's own limit, which it does not hold the tags of a new run to; a database server does."""
 CONNECT_WITHIN_S = 5.0
 UI_URL = "http://127.0.0.1:5000"
 """Where `make ui` serves a local store."""
@@ -189,11 +191,12 @@ class Store:
     def begin_sweep(self, begun: SweepRun) -> SweepRun:
         """Open the run that stands for a multirun; returns it with its id."""
         told = {
-            f"greenlab.{name}": str(value)
+            f"greenlab.{name}": str(value)[:MAX_TAG_CHARACTERS]
             for name, value in asdict(begun).items()
             if name not in ("run_id", "name")
         }
-        told["greenlab.overrides"] = without_password(begun.overrides) or ""
+        overrides = without_password(begun.overrides) or ""
+        told["greenlab.overrides"] = overrides[:MAX_TAG_CHARACTERS]
         told |= {"greenlab.kind": "sweep", "greenlab.sweep": begun.name}
         # All at once: one that died before it had its tags would stay running for good.
         run = self.client.create_run(self.experiment_id, run_name=begun.name, tags=told)
