@@ -6,6 +6,7 @@ around each cell in whichever process runs it; the tickets travel there with it.
 
 import contextlib
 import logging
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ open_sweep: Multirun | None = None
 _machine = contextlib.ExitStack()
 """Holds the machine's lock while this process checks, and while it launches cells itself."""
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+ONE_FOLDER_EACH = re.compile(r"hydra[.:]job\.(num|id)\b")
+"""In hydra.sweep.subdir; override_dirname is the same for each try of a cell."""
 SWEEPER = "hydra_plugins.greenlab_sweeper.GreenlabSweeper"
 
 
@@ -185,7 +188,7 @@ def _check_grid(config: DictConfig, grid: Sequence[Combination]) -> None:
     if again and any(one.config.repetition != 1 for one in grid) and rules.repetitions != 1:
         raise ConfigError("repetition is set by greenlab; repetitions=3 measures each cell 3 times")
     subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index,call-overload]
-    if again and "hydra.job" not in str(subdir):
+    if again and not ONE_FOLDER_EACH.search(str(subdir)):
         raise ConfigError(
             f"hydra.sweep.subdir={subdir} is the same for all runs of a cell; end it with "
             "${hydra.job.num}"

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 MAX_SERIES_POINTS = 320
 """What MLflow's pages ask for of a series; more would be stored and never drawn."""
+MAX_TAG_CHARACTERS = 8000
+"""MLflow's own limit, which it does not hold the tags of a new run to; a database server does."""
 CONNECT_WITHIN_S = 5.0
 CREATE_WITHIN_S = 300.0
 """On an idle machine it takes some five seconds."""
@@ -193,11 +195,12 @@ class Store:
     def begin_sweep(self, begun: SweepRun) -> SweepRun:
         """Open the run that stands for a multirun; returns it with its id."""
         told = {
-            f"greenlab.{name}": str(value)
+            f"greenlab.{name}": str(value)[:MAX_TAG_CHARACTERS]
             for name, value in asdict(begun).items()
             if name not in ("run_id", "name")
         }
-        told["greenlab.overrides"] = without_password(begun.overrides) or ""
+        overrides = without_password(begun.overrides) or ""
+        told["greenlab.overrides"] = overrides[:MAX_TAG_CHARACTERS]
         run = self.client.create_run(  # tags at once: killed in between, it would be nobody's
             self.experiment_id,
             run_name=begun.name,

@@ -4,6 +4,7 @@ The launcher is the tests' own: it leaves the golden cell's record for each job,
 Everything else is real: the agenda, the folders, the store.
 """
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -453,6 +454,22 @@ def test_cells_whose_option_names_have_a_slash_are_cells_like_others(
     assert again.end("FINISHED")
     assert len(lab.cells(sweep=first.name)) == len(lab.launched) == len(SIZES)
     assert "no row" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("subdir", "is_refused"),
+    [
+        ("${hydra.job.num}", False),
+        ("cell-${hydra:job.num}", False),
+        ("${hydra.job.override_dirname}", True),  # a second try would have the folder of the first
+        ("cell", True),
+    ],
+)
+def test_cells_that_may_run_again_need_folders_of_their_own(subdir: str, is_refused: bool) -> None:
+    config = OmegaConf.create({"hydra": {"sweep": {"subdir": subdir}}})
+    grid = [Combination(overrides=[], config=make_config("retries=1"))]
+    with pytest.raises(ConfigError, match=r"job\.num") if is_refused else contextlib.nullcontext():
+        sweeps._check_grid(config, grid)
 
 
 # ------------------------------------------------------------------------------------- signatures

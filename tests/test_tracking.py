@@ -597,6 +597,12 @@ def test_a_sweep_is_found_again_as_it_began(store: Store) -> None:
     assert begun == replace(SWEEP, run_id=begun.run_id)
 
 
+def test_a_long_command_line_does_not_keep_a_sweep_from_its_store(store: Store) -> None:
+    run_id = store.begin_sweep(replace(SWEEP, overrides="seed=1 " * 2000)).run_id
+
+    assert len(store.client.get_run(run_id).data.tags["greenlab.overrides"]) == 8000
+
+
 def test_a_sweep_that_dies_at_once_is_found_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
