@@ -158,7 +158,12 @@ class Multirun:
     def _records(self) -> list[Record]:
         folders = records.cell_folders(self.folder)
         ended = [folder for folder in folders if (folder / records.RECORD_FILE).exists()]
-        found = [records.read_record(folder) for folder in ended]
+        found = []
+        for folder in ended:
+            try:
+                found.append(records.read_record(folder))
+            except GreenlabError as error:
+                logger.error("left out of the table: %s", first_line(error))
         return [record for record in found if record.cell.sweep == self.name]
 
     def _log(

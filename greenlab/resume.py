@@ -124,7 +124,8 @@ def _find(store: Store, rules: Config, grid: str) -> SweepRun | None:
     sweeps = store.sweeps()
     wanted = rules.resume.sweep
     if wanted == ANY:
-        return next((one for one in sweeps if one.grid == grid), None)
+        same = [one for one in sweeps if one.grid == grid]
+        return next((one for one in same if not _may_be_alive(one, store)), None)
     named = [one for one in sweeps if wanted in (one.name, one.run_id)]
     if not named:
         newest = ", ".join(one.name for one in sweeps[:5]) or "none"
@@ -133,6 +134,19 @@ def _find(store: Store, rules: Config, grid: str) -> SweepRun | None:
             f"or run id; its newest: {newest}. resume=true takes up the newest of the same grid"
         )
     return named[0]
+
+
+def _may_be_alive(sweep: SweepRun, store: Store) -> bool:
+    """Whether it may be running on another host, where nobody here can look."""
+    if sweep.host == platform.node() or not store.is_running(sweep.run_id):
+        return False
+    logger.warning(
+        "%s is said to be running on %s and is left alone; if it is dead, resume=%s takes it up",
+        sweep.name,
+        sweep.host,
+        sweep.name,
+    )
+    return True
 
 
 def _close(found: SweepRun, store: Store) -> None:

@@ -235,6 +235,10 @@ class Store:
                 )
         return found
 
+    def is_running(self, run_id: str) -> bool:
+        """Whether a run has not been closed; one that died is not either."""
+        return str(self.client.get_run(run_id).info.status) == "RUNNING"
+
     def reopen_sweep(self, run_id: str) -> None:
         """Let the run of a multirun be running again."""
         self.client.set_tag(run_id, "greenlab.sync", "partial")

@@ -184,6 +184,31 @@ def test_a_named_sweep_counts_its_own_cells_alone(lab: Lab) -> None:
     assert len(lab.cells(sweep=second.name)) == len(SIZES)
 
 
+def test_a_sweep_that_may_be_alive_on_another_host_is_left_alone(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("platform.node", lambda: "another-host")
+        alive = lab.begin()
+
+    assert lab.begin("resume=true").name != alive.name
+    assert lab.store.is_running(alive._run.run_id)
+    assert lab.begin(f"resume={alive.name}").name == alive.name
+
+
+def test_a_damaged_record_does_not_take_the_end_table_with_it(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep = lab.begin()
+    sweep.measure(lab.launch, None)
+    [folder, *_] = record.cell_folders(sweep.folder)
+    (folder / "record.json").write_text("{")
+    sweep.end("FINISHED")
+
+    assert "left out of the table" in caplog.text
+    assert not lab.store.is_running(sweep._run.run_id)
+
+
 def test_a_sweep_that_is_not_known_is_refused_and_the_newest_are_named(lab: Lab) -> None:
     known = lab.begin()
     with pytest.raises(ConfigError, match=rf"resume=nope.*{known.name}"):
