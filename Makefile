@@ -8,7 +8,7 @@ READY := .venv/.ready
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-gpu chaos check ui doctor bench-meters wheel clean selftest
+.PHONY: help setup demo plan test test-slow test-gpu chaos check ui doctor bench-meters wheel clean selftest
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ setup: $(READY)  ## the environment, in .venv (a few GB: torch with CUDA)
 
 demo: setup  ## a real small grid: 4 models x 2 batch sizes x 2 phases, under 6 minutes
 	$(BIN)/python -m greenlab experiment=demo
+
+plan: setup  ## what the demo would take here: time, joules, with an interval
+	$(BIN)/python -m greenlab experiment=demo plan=true
 
 test: setup  ## the tests that need no GPU, counters, network or root
 	$(BIN)/python -m pytest $(TESTS)

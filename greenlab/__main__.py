@@ -1,5 +1,6 @@
 """The front door: `python -m greenlab`, and the console script `greenlab`."""
 
+import contextlib
 import signal
 import sys
 from pathlib import Path
@@ -23,8 +24,11 @@ def main() -> None:
     sys.path.insert(
         0, str(Path.cwd())
     )  # models of one's own; `python -m` does it, a script does not
-    if SWEEP_SETTINGS & {argument.partition("=")[0] for argument in sys.argv}:
-        sys.argv.append("hydra.mode=MULTIRUN")  # they mean a sweep, if only one of a single cell
+    for place, argument in enumerate(sys.argv):
+        if argument.partition("=")[0] in SWEEP_SETTINGS:  # they mean a sweep, if of a single cell
+            # Beside it: an override that comes after an option like --config-dir is not understood.
+            sys.argv.insert(place, "hydra.mode=MULTIRUN")
+            break
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:
@@ -32,7 +36,8 @@ def main() -> None:
     except KeyboardInterrupt as interrupt:
         if sweep.open_sweep is not None:
             sweep.end("KILLED")
-        print("greenlab: stopped; what was measured is kept", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal may be what is gone
+            print("greenlab: stopped; what was measured is kept", file=sys.stderr, flush=True)
         sys.exit(143 if isinstance(interrupt, Terminated) else 130)
     finally:
         if sweep.open_sweep is not None:  # something broke outside the cells

@@ -14,8 +14,13 @@ from statistics import fmean, stdev
 
 from greenlab.config import Config, Order
 
-FIRST_REPETITIONS = 2
-"""Of every cell before `repetitions=auto` knows which are noisy: fewer have no scatter."""
+FIRST_REPETITIONS = 3
+"""Of every cell before `repetitions=auto` knows which are noisy.
+
+Whoever stops at the first interval that is narrow enough stops too early at times. Simulated over
+4,000 cells of normal scatter each (0.5 to 10 %, target 3 %, 10 repetitions at most), intervals of
+95 % held the true mean in 91 to 95 % of cases; beginning with 2 it was 89 to 95 %.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -455,7 +455,7 @@ class Config:
         self._check_repetitions()
         _at_least("repetition", self.repetition, 1)
         _above_zero("target_rel_ci", self.target_rel_ci)
-        _at_least("max_repetitions", self.max_repetitions, 2)
+        _at_least("max_repetitions", self.max_repetitions, 3)
         _above_zero("timeout_s", self.timeout_s)
         _at_least("retries", self.retries, 0)
         _at_least("max_failures", self.max_failures, 1)

@@ -14,7 +14,7 @@ from greenlab import end_table, run, tracking
 from greenlab import ledger as ledgers
 from greenlab import record as records
 from greenlab.agenda import Agenda, Result, Task
-from greenlab.config import cell_signature
+from greenlab.config import Config, cell_signature
 from greenlab.end_table import Group
 from greenlab.errors import GreenlabError, first_line
 from greenlab.grid import Combination
@@ -53,21 +53,10 @@ class Multirun:
 
     def skip_measured(self, measured: dict[str, Landed]) -> int:
         """Take what is measured already (by signature) as done; returns how many that is."""
-        last = self._rules.max_repetitions if self._agenda.is_auto else self._rules.repetitions
-        num_skipped = 0
-        for cell in range(len(self._grid)):
-            for repetition in range(1, last + 1):
-                task = Task(cell=cell, repetition=repetition)
-                if (landed := measured.get(self._signature(task))) is not None:
-                    self._agenda.settle(task, Result(is_finished=True, net_j=landed.net_j))
-                    num_skipped += 1
-        return num_skipped
-
-    def _signature(self, task: Task) -> str:
-        config = self._grid[task.cell].config
-        if self._rules.repetitions != 1:
-            config = configuration.with_repetition(config, task.repetition)
-        return configuration.signature(config)
+        done = [(task, key) for key, task in signatures(self._grid).items() if key in measured]
+        for task, key in done:
+            self._agenda.settle(task, Result(is_finished=True, net_j=measured[key].net_j))
+        return len(done)
 
     # -------------------------------------------------------------------------------- its cells
 
@@ -77,7 +66,11 @@ class Multirun:
             first = self._next_job
             jobs = [self._enlist(task, len(tasks) - place) for place, task in enumerate(tasks)]
             try:
-                results = [_result(returned) for returned in launch(jobs, first)]
+                returned = launch(jobs, first)
+                results = [
+                    _result(one, _signature(self._grid[task.cell].config, task.repetition))
+                    for task, one in zip(tasks, returned, strict=True)
+                ]
             except OSError as error:  # what Hydra keeps of each job: a full disk
                 logger.error(
                     "a cell could not begin: %s; resume=true measures it later", first_line(error)
@@ -99,6 +92,7 @@ class Multirun:
         self._tries[task] = self._tries.get(task, 0) + 1
         self.tickets[self._next_job] = Ticket(
             sweep=self.name,
+            folder=self.folder,
             position=self._agenda.position(task),
             num_cells=self.num_cells,
             attempt=self._tries[task],
@@ -153,7 +147,7 @@ class Multirun:
                 f"max_repetitions={self._rules.max_repetitions} ended these before their mean was "
                 f"known to ±{self._rules.target_rel_ci:.1%}: {names}."
             )
-        num_missing = len(self._grid) - len(groups)
+        num_missing = len(set(self._keys)) - len(groups)  # repetition=1,2 is one cell
         if num_missing and self._agenda.num_finished:
             remarks.append(
                 f"{num_missing} cells have no row: they lie in the folders of other sweeps, or are "
@@ -164,8 +158,9 @@ class Multirun:
         return remarks
 
     def _records(self) -> list[Record]:
-        folders = [path.parent for path in self.folder.glob(f"*/{records.RECORD_FILE}")]
-        found = [records.read_record(folder) for folder in folders]
+        folders = records.cell_folders(self.folder)
+        ended = [folder for folder in folders if (folder / records.RECORD_FILE).exists()]
+        found = [records.read_record(folder) for folder in ended]
         return [record for record in found if record.cell.sweep == self.name]
 
     def _log(
@@ -221,9 +216,27 @@ class Multirun:
         return missing == 0
 
 
+def signatures(grid: Sequence[Combination]) -> dict[str, Task]:
+    """All that a sweep of `grid` measures, or may with repetitions=auto, by signature."""
+    rules = grid[0].config
+    last = rules.max_repetitions if rules.repetitions == "auto" else rules.repetitions
+    tasks = [
+        Task(cell=cell, repetition=repetition)
+        for cell in range(len(grid))
+        for repetition in range(1, last + 1)
+    ]
+    return {_signature(grid[task.cell].config, task.repetition): task for task in tasks}
+
+
+def _signature(config: Config, repetition: int) -> str:
+    if config.repetitions != 1:  # else it may have a repetition of its own, repetition=2
+        config = configuration.with_repetition(config, repetition)
+    return configuration.signature(config)
+
+
 def _next_job(folder: Path) -> int:
     """The first number that no cell in `folder` has; its name ends with it as a rule."""
-    taken = [path.parent.name for path in folder.glob(f"*/{records.CELL_FILE}")]
+    taken = [cell.name for cell in records.cell_folders(folder)]
     numbers = [int(match[0]) for name in taken if (match := re.search(r"\d+$", name))]
     return max([len(taken) - 1, *numbers]) + 1
 
@@ -232,7 +245,8 @@ def _unexpected(error: Exception) -> Exception | None:
     return None if isinstance(error, GreenlabError) else error
 
 
-def _result(returned: JobReturn) -> Result:
+def _result(returned: JobReturn, signature: str) -> Result:
+    """What came of the cell of that signature; what another one left in its folder is not its."""
     assert returned.hydra_cfg is not None
     folder = Path(returned.hydra_cfg.hydra.runtime.output_dir)
     try:
@@ -242,6 +256,8 @@ def _result(returned: JobReturn) -> Result:
     try:
         record = records.read_record(folder)
     except (OSError, GreenlabError):  # it could not even be written
+        return Result(is_finished=False)
+    if record.cell.signature != signature:  # refused: the folder was used
         return Result(is_finished=False)
     if record.status != "FINISHED":
         assert record.failure is not None

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greenlab.energy import EnergyWindow, total
-from greenlab.record import Record
+from greenlab.record import Account, Record
 from greenlab.scaling import POWER, TIME, TRAINING_MACS, Spread, Work, tell
 
 NUM_DRAWS = 4000
@@ -24,9 +24,11 @@ BETWEEN_RUNS = 0.05
 """Least standard deviation, as a fraction, of a cell's active time and power from one run of it to
 the next; our choice, what a shared machine with two cores shows at its best."""
 BETWEEN_OCCASIONS = 0.05
-"""That of all cells together, from when they were probed or measured to when they will be: heat,
-clocks, other users. Our choice; both are more by as much as probes disagree more than they should.
-"""
+"""The same of all cells together, from when they were tried to when they will be run: heat, clocks,
+other users. Our choice."""
+LASTING_SHARE = 0.5
+"""Of what sets two probes of the same apart, where that is more than `BETWEEN_RUNS`: so much stays
+for a whole sweep. Our choice."""
 LANDING_S = (0.2, 1.2)
 """From the end of a cell's process to the next one's start, in MLflow and Hydra: as seen with an
 SQLite store on two cores, quiet and busy. Not metered."""
@@ -34,8 +36,6 @@ ENDING_S = (0.2, 0.8)
 """From a cell's record to the end of its process, which draws its power: where no probe tells."""
 MIN_AROUND_SD_S = 0.1
 """Least standard deviation of the time that a cell takes around its windows."""
-FEWEST_REPETITIONS = 3
-"""Of `repetitions=auto`."""
 MIN_FREEDOM = 3
 
 Draws = NDArray[np.float64]
@@ -58,7 +58,7 @@ class PlannedCell:
     """One cell of a grid, and what its length depends on."""
 
     signature: str
-    """Of its first repetition."""
+    """What its repetitions share."""
     work: Work
     hardware: str
     """Tells machines and devices apart: nothing is carried over from one to another."""
@@ -88,6 +88,8 @@ class Probe:
     idle_w: float | None
     around_s: float
     """All else until it is written down: loading, profiling, what the first steps take longer."""
+    around_w: float | None
+    """Mean power of all that is neither waiting nor the passes."""
     after_s: float
     """From then until its process has ended; not metered."""
     is_modelled: bool
@@ -113,9 +115,18 @@ class Probe:
             active_w=_watts(active),
             idle_w=total(measured.idle_w) if measured.idle_w else None,
             around_s=metered_s - waiting_s - busy_s,
+            around_w=_power_around_w(record.account),
             after_s=wall_s - metered_s,
             is_modelled=measured.is_modelled,
         )
+
+
+def _power_around_w(account: Account | None) -> float | None:
+    if account is None or not account.energy_j:
+        return None
+    around = [stage for stage in account.stages if stage.name not in ("settling", "idle", "active")]
+    energy_j = sum(total(stage.energy_j) for stage in around)
+    return energy_j / sum(stage.duration_s for stage in around)
 
 
 def _watts(window: EnergyWindow) -> float | None:
@@ -179,7 +190,8 @@ class _Occasion:
     def __init__(self, num_draws: int) -> None:
         self.num_draws = num_draws
         self.chance = np.random.default_rng(0)
-        self.log_slowness = BETWEEN_OCCASIONS * self.chance.standard_normal(num_draws)
+        self.normal = self.chance.standard_normal(num_draws)
+        """How much slower all cells are than when they were tried, in standard deviations."""
         self.landing_s = self.chance.uniform(*LANDING_S, num_draws)
         self.between_s = self.landing_s + self.chance.uniform(*ENDING_S, num_draws)
 
@@ -234,7 +246,7 @@ def _draw_again(occasion: _Occasion, cell: PlannedCell, past: Sequence[Past]) ->
     """From earlier runs of the same cell: their mean, as far as so many tell it, and new runs."""
     runs = occasion.repetitions(cell)
     wall_s = np.array([one.wall_s for one in past])
-    slowness = np.exp(occasion.log_slowness)
+    slowness = np.exp(BETWEEN_OCCASIONS * occasion.normal)
     waits = np.minimum(cell.waiting_s / wall_s, 1.0).mean()  # those are as long the next time
     longer = _of_runs(occasion, wall_s, runs) * slowness
     joules = [one.gross_j for one in past if one.gross_j is not None]
@@ -266,17 +278,20 @@ class _FromProbes:
         assert probes, "no probe to draw from"
         self._occasion, self._probes = occasion, probes
         self._freedom = max(len(probes) - 1, MIN_FREEDOM)
-        self._unrest = 1.0
+        self._trial = BETWEEN_RUNS
         around_s = np.array([probe.around_s for probe in probes])
         self._around_sd_s = _deviation(around_s, MIN_AROUND_SD_S)
         self._around_s = self._mean_of(around_s, MIN_AROUND_SD_S)
         after_s = np.array([probe.after_s for probe in probes])
         self._after_s = self._mean_of(after_s, MIN_AROUND_SD_S) + occasion.landing_s
-        idle_w = np.array([probe.idle_w for probe in probes if probe.idle_w is not None])
         self._active_w = [probe.active_w for probe in probes if probe.active_w]
-        self._idle_w: Draws | None = None
-        if len(idle_w) == len(self._active_w) == len(probes):
-            self._idle_w = self._mean_of(idle_w, BETWEEN_RUNS * float(idle_w.mean()))
+        self._idle_w, self._around_w = self._watts("idle_w"), self._watts("around_w")
+
+    def _watts(self, name: str) -> Draws | None:
+        found = [watts for probe in self._probes if (watts := getattr(probe, name)) is not None]
+        if len(found) < len(self._probes):
+            return None
+        return self._mean_of(np.array(found), BETWEEN_RUNS * float(np.mean(found)))
 
     def _mean_of(self, values: Draws, least: float) -> Draws:
         """What the mean over many cells may be, by Student's t."""
@@ -289,9 +304,10 @@ class _FromProbes:
         passes = [cell.work for cell in cells]
         tests = [replace(work, trains=False) for work in passes]
         sample_s = self._carry([probe.sample_s for probe in self._probes], passes + tests, TIME)
-        sample_s *= np.exp(self._unrest * self._occasion.log_slowness)
+        lasting = max(BETWEEN_OCCASIONS, LASTING_SHARE * self._trial)
+        sample_s *= np.exp(lasting * self._occasion.normal)
         active_w: Sequence[Draws | None] = [None] * len(cells)
-        if self._idle_w is not None:
+        if len(self._active_w) == len(self._probes):
             active_w = list(self._carry(self._active_w, passes, POWER))
         of_pass, of_test = sample_s[: len(cells)], sample_s[len(cells) :]
         return [
@@ -302,7 +318,7 @@ class _FromProbes:
         """What was found for the probes, carried over to `asked`: a row for each."""
         chance, num_draws = self._occasion.chance, self._occasion.num_draws
         told = tell([probe.work for probe in self._probes], list(np.log(found)), asked, spread)
-        self._unrest = max(self._unrest, told.unrest)
+        self._trial = max(self._trial, told.trial)
         normal = told.root @ chance.standard_normal((len(asked), num_draws))
         tails = np.sqrt(self._freedom / chance.chisquare(self._freedom, num_draws))
         return np.asarray(np.exp(told.mean[:, None] + normal * tails))
@@ -317,16 +333,12 @@ class _FromProbes:
         busy_s = cell.num_passes * rounds * pass_s
         busy_s += cell.evaluation_samples * test_sample_s + cell.warmup_samples * sample_s
         own = occasion.chance.standard_normal((2, occasion.num_draws)) / np.sqrt(runs)
-        busy_s *= np.exp(BETWEEN_RUNS * self._unrest * own[0])
+        busy_s *= np.exp(self._trial * own[0])
         around_s = self._around_s + self._around_sd_s * own[1]
         energy_j = None
-        if active_w is not None and self._idle_w is not None:
-            # What surrounds the windows draws something between the idle machine and the busy one.
-            share = occasion.chance.uniform(0, 1, occasion.num_draws)
-            around_w = self._idle_w + share * (active_w - self._idle_w)
-            energy_j = runs * (
-                self._idle_w * cell.waiting_s + active_w * busy_s + around_w * around_s
-            )
+        if active_w is not None and self._idle_w is not None and self._around_w is not None:
+            waiting_j = self._idle_w * cell.waiting_s
+            energy_j = runs * (waiting_j + active_w * busy_s + self._around_w * around_s)
         time_s = runs * (cell.waiting_s + busy_s + around_s + self._after_s)
         return _Drawn(time_s=time_s, energy_j=energy_j, num_earlier=0)
 

@@ -84,9 +84,11 @@ def _row(config: Config, plan: CellPlan, mark: str) -> dict[str, str]:
 
 
 def _half_width(estimate: Estimate) -> str:
-    """Of the interval, the greater side of it."""
-    off = max(estimate.high - estimate.median, estimate.median - estimate.low)
-    return f" ± {100 * off / estimate.median:3.0f} %" if estimate.median else ""
+    """Of the interval, the greater side of it; a factor where that is more than the whole."""
+    if not estimate.median:
+        return ""
+    off = max(estimate.high - estimate.median, estimate.median - estimate.low) / estimate.median
+    return f" ± {off:4.0%}" if off < 1 else f" ×/÷ {estimate.high / estimate.median:.1f}"
 
 
 def _summary(plan: Plan, mark: str, tariff: Tariff, currency: str) -> Iterator[str]:

@@ -10,16 +10,16 @@ import math
 import tempfile
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from greenlab import config as configuration
 from greenlab import run, scaling, survey
+from greenlab.agenda import FIRST_REPETITIONS
 from greenlab.config import Config, PhaseKind
 from greenlab.errors import GreenlabError
-from greenlab.plan import FEWEST_REPETITIONS, Past, Plan, PlannedCell, Probe, estimate
+from greenlab.plan import Past, Plan, PlannedCell, Probe, estimate
 from greenlab.plan_table import label, render
 from greenlab.record import Cell
 from greenlab.scaling import Work
@@ -37,8 +37,8 @@ PROBE_EPOCHS = 5
 PROBE_WINDOW_S = 1.0
 PROBE_SETTLE_S = 0.5
 
-Earlier = Callable[[Sequence[str]], Mapping[str, Sequence[Past]]]
-"""From signatures of first repetitions to earlier runs of those cells, whatever repetition."""
+Earlier = Callable[[Collection[str]], Mapping[str, Sequence[Past]]]
+"""From `config.cell_signature`s to finished runs of those cells, whichever repetition."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,22 +50,21 @@ class _Planned:
     cell: PlannedCell
 
 
-def show(grid: Sequence[Config], earlier: Earlier) -> Plan:
+def show(grid: Sequence[Config], machine: str, earlier: Earlier | None) -> Plan:
     """Plan `grid`, each entry a cell with its `repetitions`, and print what comes of it.
 
-    The server that cells are forked from must have been started, and `grid` been checked.
+    The machine's lock must be held, the server that cells are forked from be started, and `grid`
+    be checked.
 
     Raises:
         GreenlabError: a probe that was needed did not work.
     """
     began_s = time.monotonic()
     planned = list(_survey(grid))
-    found = earlier([one.cell.signature for one in planned])
+    found = earlier([one.cell.signature for one in planned]) if earlier else {}
     here = {
         one.cell.signature: [
-            past
-            for past in found.get(one.cell.signature, ())
-            if past.machine == one.surveyed.machine
+            past for past in found.get(one.cell.signature, ()) if past.machine == machine
         ]
         for one in planned
     }
@@ -77,32 +76,21 @@ def show(grid: Sequence[Config], earlier: Earlier) -> Plan:
 
 
 def _survey(grid: Sequence[Config]) -> Iterator[_Planned]:
-    """Every distinct cell of `grid` once."""
-    times = Counter(_signature(config) for config in grid)
-    distinct = {_signature(config): config for config in grid}
-    settings = [configuration.to_dict(config) for config in distinct.values()]
+    settings = [configuration.to_dict(config) for config in grid]
     answers = run.ask("the survey of the cells", survey.survey_grid, settings)
-    for (signature, config), answer in zip(distinct.items(), answers, strict=True):
+    for config, answer in zip(grid, answers, strict=True):
         surveyed = Surveyed(**answer)
-        yield _Planned(
-            config=config,
-            surveyed=surveyed,
-            cell=_plan_cell(signature, config, surveyed, times[signature]),
-        )
+        yield _Planned(config=config, surveyed=surveyed, cell=_plan_cell(config, surveyed))
 
 
-def _signature(config: Config) -> str:
-    return configuration.signature(replace(config, repetition=1))
-
-
-def _plan_cell(signature: str, config: Config, surveyed: Surveyed, times: int) -> PlannedCell:
+def _plan_cell(config: Config, surveyed: Surveyed) -> PlannedCell:
     phase, batch_size = config.phase, config.batch_size.size
     trains = phase.kind is PhaseKind.train
     fewest, most = config.repetitions, config.repetitions
     if config.repetitions == "auto":
-        fewest, most = min(FEWEST_REPETITIONS, config.max_repetitions), config.max_repetitions
+        fewest, most = FIRST_REPETITIONS, config.max_repetitions
     return PlannedCell(
-        signature=signature,
+        signature=configuration.cell_signature(configuration.to_dict(config)),
         work=Work(
             model=repr(config.model), macs=surveyed.macs, batch_size=batch_size, trains=trains
         ),
@@ -113,7 +101,7 @@ def _plan_cell(signature: str, config: Config, surveyed: Surveyed, times: int) -
         min_active_s=0.0 if trains else phase.min_active_s,
         evaluation_samples=surveyed.test_samples if trains else 0,
         warmup_samples=phase.warmup_batches * batch_size,
-        repetitions=(times * fewest, times * most),
+        repetitions=(fewest, most),
     )
 
 

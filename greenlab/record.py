@@ -493,10 +493,10 @@ class Record:
 def metrics(record: Record) -> dict[str, float]:
     """One value per metric name; names are a contract with whoever reads MLflow.
 
-    A cell without a measurement has none but what it wasted.
+    A cell without a measurement has none but what was metered until it failed.
     """
     if (measured := record.measurement) is None:
-        return _wasted(record)
+        return _account_metrics(record)
     active = measured.active
     named = _energy_metrics(measured)
     named |= Carbon(**record.cell.config.get("carbon", {})).tariff.metrics(
@@ -522,16 +522,19 @@ def metrics(record: Record) -> dict[str, float]:
     }
     if measured.model.parameters:
         named["model/macs_per_parameter"] = measured.model.macs_per_parameter
-    return named | measured.trace.mean
+    return named | _account_metrics(record) | measured.trace.mean
 
 
-def _wasted(record: Record) -> dict[str, float]:
-    """What a cell without a result drew all the same."""
-    wasted_j = record.account.energy_j if record.account else {}
-    if not wasted_j:
-        return {}  # nothing was metered: no number at all, not a zero
-    by_component = {f"energy/wasted_{component}_j": value for component, value in wasted_j.items()}
-    return {"energy/wasted_j": energy.total(wasted_j)} | by_component
+def _account_metrics(record: Record) -> dict[str, float]:
+    """All that was metered, from before the model was loaded; wasted where there is no result."""
+    metered_j = record.account.energy_j if record.account else {}
+    if not metered_j:
+        return {}  # no number at all, not a zero
+    named = {"energy/metered_j": energy.total(metered_j)}
+    if record.measurement is None:
+        named["energy/wasted_j"] = named["energy/metered_j"]
+        named |= {f"energy/wasted_{component}_j": value for component, value in metered_j.items()}
+    return named
 
 
 def _energy_metrics(measured: Measurement) -> dict[str, float]:
@@ -677,6 +680,16 @@ def write_cell(folder: Path, cell: Cell) -> None:
 def read_cell(folder: Path) -> Cell:
     """Read cell.json."""
     return _CELL.validate_json((folder / CELL_FILE).read_bytes())
+
+
+def cell_folders(folder: Path) -> list[Path]:
+    """The folders of all cells in `folder`, at any depth: model=own/tiny makes one in another."""
+    found = []
+    for place, inner, files in os.walk(folder):
+        if CELL_FILE in files:
+            found.append(Path(place))
+            inner.clear()  # no cell lies in another one's folder
+    return sorted(found)
 
 
 def write_claim(path: Path, claim: Claim) -> None:

@@ -6,6 +6,7 @@ ends by itself.
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -25,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from greenlab import cell_process, tracking
 from greenlab import config as configuration
@@ -58,6 +59,8 @@ class Ticket:
     """A cell's place in a multirun; the sweep hands it to the process that runs the cell."""
 
     sweep: str
+    folder: Path
+    """Of all of its cells."""
     position: int
     """In the sweep's order, from 1."""
     num_cells: int
@@ -96,7 +99,7 @@ def run(composed: DictConfig) -> float:
         logger.info("measuring %s: idle window, passes, idle window; log in %s", cell.name, folder)
     try:
         record = measure_in_own_process(cell, folder)
-        _write_claim(record, folder.parent)
+        _write_claim(record)
     except OSError as error:  # a full disk; what earlier cells left is whole
         raise OutputError(
             f"{cell.name}: {folder} cannot be written ({error.strerror}); free some space or name "
@@ -105,7 +108,7 @@ def run(composed: DictConfig) -> float:
     finally:  # also when it was stopped: there is a record of that too
         landed = land(folder, config) if (folder / records.RECORD_FILE).exists() else None
         if landed is not None and ticket:
-            _land_others(folder.parent, config)
+            _land_others(ticket.folder, config)
     report(record, alone=alone)
     if alone:
         if landed is not None:
@@ -136,7 +139,7 @@ def _describe_cell(config: Config, folder: Path) -> Cell:
         attempt=ticket.attempt if ticket else 1,
         started_at_s=time.time(),
         config=settings,
-        sweep_first=_claim_of(folder.parent) if ticket else Claim(),
+        sweep_first=_claim_of(ticket.folder) if ticket else Claim(),
     )
 
 
@@ -152,14 +155,14 @@ def _claim_of(sweep_folder: Path) -> Claim:
     return records.read_claim(sweep_folder / CLAIM_FILE)
 
 
-def _write_claim(record: Record, sweep_folder: Path) -> None:
+def _write_claim(record: Record) -> None:
     """Let the cells to come know what this one found, if it is the first that was measured."""
     place, measured = record.environment, record.measurement
-    if ticket and place and measured and _claim_of(sweep_folder) == Claim():
+    if ticket and place and measured and _claim_of(ticket.folder) == Claim():
         found = Claim(
             machine=place.machine, commit=place.commit, idle_celsius=measured.cooling[0].celsius
         )
-        records.write_claim(sweep_folder / CLAIM_FILE, found)
+        records.write_claim(ticket.folder / CLAIM_FILE, found)
 
 
 def measure_in_own_process(cell: Cell, folder: Path) -> Record:
@@ -188,8 +191,31 @@ def refuse_used(folder: Path) -> None:
         )
 
 
+def claim_folder(config: DictConfig, key: str) -> Path:
+    """Make the folder that `key` names this run's own; `config` has Hydra's part.
+
+    Two that start in the same second are given the same name. One of them may have waited hours
+    for the other, so it goes on in a folder beside it, and `config` says so; unless the user named
+    the folder.
+
+    Raises:
+        OutputError: another run has it.
+    """
+    named = OmegaConf.select(config, key)
+    for number in itertools.count(2):
+        folder = Path(OmegaConf.select(config, key)).resolve()
+        try:
+            claim(folder, key)
+            return folder
+        except OutputError:
+            if any(one.startswith(f"{key}=") for one in config.hydra.overrides.hydra):
+                raise
+        OmegaConf.update(config, key, f"{named}-{number}")
+    raise AssertionError("numbers do not end")
+
+
 def claim(folder: Path, key: str) -> None:
-    """Make `folder` this run's own: two that start in the same second are given the same name.
+    """Make `folder` this run's own.
 
     Raises:
         OutputError: another run has it.
@@ -316,9 +342,11 @@ def land(folder: Path, config: Config) -> str | None:
     What is measured is on disk already, so an MLflow that is gone costs a warning and no joule.
     """
     try:
-        store = tracking.open_store(config.mlflow)
-        link = store.run_link(store.land(folder))
-        (folder / UNSYNCED_FILE).unlink(missing_ok=True)
+        with _running_lock(folder):  # against another process that logs it
+            _mark_unsynced(folder, "greenlab was stopped while it logged this cell")
+            store = tracking.open_store(config.mlflow)
+            link = store.run_link(store.land(folder))
+            (folder / UNSYNCED_FILE).unlink(missing_ok=True)
         return link
     except Exception as error:  # MLflow, SQLAlchemy and the file system each raise their own
         logger.warning(
@@ -327,14 +355,18 @@ def land(folder: Path, config: Config) -> str | None:
             first_line(error),
             folder,
         )
-        with contextlib.suppress(OSError):  # the disk may be full
-            (folder / UNSYNCED_FILE).write_text(first_line(error))
+        _mark_unsynced(folder, first_line(error))
         return None
+
+
+def _mark_unsynced(folder: Path, reason: str) -> None:
+    with contextlib.suppress(OSError):  # the disk may be full
+        (folder / UNSYNCED_FILE).write_text(reason)
 
 
 def _land_others(sweep_folder: Path, config: Config) -> None:
     """Log what could not be logged before; the store answers again."""
-    if any(sweep_folder.glob(f"*/{UNSYNCED_FILE}")):
+    if count_unsynced(sweep_folder):
         try:
             land_unsynced(sweep_folder, tracking.open_store(config.mlflow))
         except Exception as error:  # as above
@@ -346,16 +378,21 @@ def land_unsynced(sweep_folder: Path, store: tracking.Store) -> None:
 
     One that another process is measuring or logging is left to it.
     """
-    for mark in sorted(sweep_folder.glob(f"*/{UNSYNCED_FILE}")):
-        with contextlib.suppress(Timeout), _running_lock(mark.parent).acquire(timeout=0):
-            if (mark.parent / records.RECORD_FILE).exists():
-                store.land(mark.parent)
-                mark.unlink(missing_ok=True)
+    for folder in _unsynced(sweep_folder):
+        with contextlib.suppress(Timeout), _running_lock(folder).acquire(timeout=0):
+            if (folder / records.RECORD_FILE).exists():
+                store.land(folder)
+                (folder / UNSYNCED_FILE).unlink(missing_ok=True)
 
 
 def count_unsynced(sweep_folder: Path) -> int:
     """How many cells of a sweep are on disk and not in MLflow."""
-    return sum(1 for _ in sweep_folder.glob(f"*/{UNSYNCED_FILE}"))
+    return len(_unsynced(sweep_folder))
+
+
+def _unsynced(sweep_folder: Path) -> list[Path]:
+    folders = records.cell_folders(sweep_folder)
+    return [folder for folder in folders if (folder / UNSYNCED_FILE).exists()]
 
 
 def preflight(grid: Sequence[Config]) -> Place:

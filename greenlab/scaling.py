@@ -5,13 +5,14 @@ a slope on the multiply-accumulates, training or not, batch size, and what is pe
 to a model in one phase, and to a model at one batch size. What was tried fixes them as far as it
 can (a Gaussian process, Rasmussen and Williams 2006, ch. 2); what is left open comes out as a
 covariance, so that the errors of workloads that rest on the same trial stay together when they are
-added up. How well each trial is told from the others, left out in turn (ibid., eq. 5.12), sets the
-scale of it all.
+added up. How noisy trials are and how peculiar models is not known either: all of it is weighed by
+how likely it makes the trials (ibid., Sec. 5.2) and by what is usual. On a busy machine, two trials
+of the same are far apart.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,15 @@ Vector = NDArray[np.float64]
 TRAINING_MACS = 3
 """A training step's over a forward pass's: the backward pass has twice as many (Kaplan et al.,
 *Scaling Laws for Neural Language Models*, 2020, Sec. 2.1)."""
-MIN_SCALE = 0.5
-"""Of the spreads below, however well the trials agree: eight are few to tell from."""
+NOISES = tuple(1.5**n for n in range(8))
+"""Times that trials may be noisier than usual: up to 17."""
+SCALES = tuple(1.25**n for n in range(-3, 6))
+"""Times that all other effects may be as strong as usual: a half to three."""
+NEGLIGIBLE = 1e-3
+"""Of the most likely."""
+NOISE_PRIOR, SCALE_PRIOR = 1.0, 0.35
+"""How far both are from 1 beforehand: standard deviations of their logarithms. Our choice; a few
+trials tell little of the second."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,6 +69,11 @@ class Spread:
     level: float = 30.0
     """Of all workloads: nothing is known of it beforehand."""
 
+    def times(self, scale: float) -> "Spread":
+        """All effects but level and trials so much stronger."""
+        effects = ("slope", "phase", "batch_slope", "model", "model_in_phase", "model_batch_slope")
+        return replace(self, **{name: scale * getattr(self, name) for name in effects})
+
 
 # Our choices, held against 16 architectures at three batch sizes on two CPU cores.
 TIME = Spread(
@@ -94,8 +107,8 @@ class Told:
     mean: Vector
     covariance: Vector
     """Of the errors of `mean`."""
-    unrest: float
-    """How far trials lie from what the others say, over how far they should; 1 at least."""
+    trial: float
+    """Standard deviation of a trial, natural logarithm, as far as these tell."""
 
     @property
     def root(self) -> Vector:
@@ -109,22 +122,43 @@ def tell(
     tried: Sequence[Work], logarithms: Sequence[float], asked: Sequence[Work], spread: Spread
 ) -> Told:
     """Carry over what was found for `tried` to the workloads `asked` about."""
-    known = _covariance(tried, tried, spread) + spread.trial**2 * np.eye(len(tried))
-    shared = _covariance(asked, tried, spread)
     residuals = np.asarray(logarithms) - _expected(tried, spread)
-    inverse = np.asarray(np.linalg.inv(known), dtype=np.float64)
-    mean = _expected(asked, spread) + shared @ inverse @ residuals
-    left_open = _covariance(asked, asked, spread) - shared @ inverse @ shared.T
-    scale = _scale(inverse, residuals)
-    return Told(mean=mean, covariance=left_open * scale**2, unrest=max(1.0, scale))
+    beyond, covariance, variance = (np.zeros(n) for n in (len(asked), (len(asked),) * 2, ()))
+    squares = np.zeros_like(covariance)
+    for chance, trial, fitted in _fits(tried, residuals, spread):
+        known = _covariance(tried, tried, fitted) + trial**2 * np.eye(len(tried))
+        shared = _covariance(asked, tried, fitted)
+        weights = shared @ np.linalg.inv(known)
+        own = weights @ residuals
+        covariance += chance * (_covariance(asked, asked, fitted) - weights @ shared.T)
+        beyond, variance = beyond + chance * own, variance + chance * trial**2
+        squares += chance * np.outer(own, own)
+    return Told(
+        mean=_expected(asked, spread) + beyond,
+        covariance=covariance + squares - np.outer(beyond, beyond),
+        trial=math.sqrt(variance),
+    )
 
 
-def _scale(inverse: Vector, residuals: Vector) -> float:
-    """How far trials lie from what the others say, over how far they should."""
-    if len(residuals) < 3:
-        return 1.0
-    standardised = inverse @ residuals / np.sqrt(np.diag(inverse))
-    return max(MIN_SCALE, float(np.sqrt(np.mean(standardised**2))))
+def _fits(
+    tried: Sequence[Work], residuals: Vector, spread: Spread
+) -> list[tuple[float, float, Spread]]:
+    """How noisy trials may be and how strong effects, each with its probability."""
+    fits, logarithms = [], []
+    for scale in SCALES:
+        fitted = spread.times(scale)
+        effects = _covariance(tried, tried, fitted)
+        for noise in NOISES:
+            trial = noise * spread.trial
+            known = effects + trial**2 * np.eye(len(tried))
+            misfit = residuals @ np.linalg.solve(known, residuals)
+            prior = (math.log(noise) / NOISE_PRIOR) ** 2 + (math.log(scale) / SCALE_PRIOR) ** 2
+            fits.append((trial, fitted))
+            logarithms.append(-(misfit + np.linalg.slogdet(known)[1] + prior) / 2)
+    chances = np.exp(np.array(logarithms) - max(logarithms))
+    chances[chances < NEGLIGIBLE] = 0.0
+    chances /= chances.sum()
+    return [(float(c), *fit) for c, fit in zip(chances, fits, strict=True) if c]
 
 
 def choose(works: Sequence[Work], weights: Sequence[float], number: int) -> list[int]:

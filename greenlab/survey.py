@@ -25,7 +25,6 @@ REHEARSED_S = 0.3
 class Surveyed:
     """What a configuration does not say about its cell."""
 
-    machine: str
     macs: int
     """Of one sample's forward pass."""
     train_samples: int
@@ -40,12 +39,10 @@ def survey_grid(settings: Sequence[dict[str, Any]], answer: Path) -> None:
     """
     end_with_parent()
     from greenlab import data
-    from greenlab.environment import describe_environment
     from greenlab.model_profile import profile_model
     from greenlab.network import build_model, check_output, contained
 
     logging.getLogger("greenlab").setLevel(logging.ERROR)  # what thop cannot count: not for now
-    machine = describe_environment().machine
     images: dict[str, Any] = {}
     lengths: dict[str, tuple[int, int]] = {}
     macs: dict[str, int] = {}
@@ -64,7 +61,6 @@ def survey_grid(settings: Sequence[dict[str, Any]], answer: Path) -> None:
         num_train, num_test = lengths[of_data]
         surveyed.append(
             Surveyed(
-                machine=machine,
                 macs=macs[of_model],
                 train_samples=dataset.num_samples or num_train,
                 test_samples=dataset.num_samples or num_test * dataset.replicate_test,
@@ -91,9 +87,9 @@ def rehearse_cells(settings: Sequence[dict[str, Any]], answer: Path) -> None:
 
 def _time_batches(config: Config) -> float:
     """Seconds of one batch, once kernels are chosen and memory is there."""
-    from greenlab.experiment import preflight
     from greenlab.network import contained
     from greenlab.phases import PHASES
+    from greenlab.preflight import preflight
     from greenlab.workload import build_workload
 
     with contained():

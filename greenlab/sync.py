@@ -23,9 +23,7 @@ def main() -> int:
     parser.add_argument("--tracking-uri", help="default: the one that each cell was run with")
     parser.add_argument("--experiment", help="default: the one that each cell was run with")
     arguments = parser.parse_args()
-    cells = sorted(
-        path.parent for folder in arguments.folders for path in folder.rglob(records.CELL_FILE)
-    )
+    cells = [cell for folder in arguments.folders for cell in records.cell_folders(folder)]
     if not cells:
         parser.error(f"no cell under {', '.join(map(str, arguments.folders))}")
     sweeps = [folder for folder in sorted({cell.parent for cell in cells}) if _has_ended(folder)]

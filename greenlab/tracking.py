@@ -12,7 +12,7 @@ import socket
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,12 +25,15 @@ from greenlab import record as records
 from greenlab import views
 from greenlab.config import Mlflow, cell_signature
 from greenlab.errors import StoreUnavailableError, first_line, without_password
+from greenlab.plan import Past
 from greenlab.record import Cell, Record, SweepEnd, SweepRun
 
 logger = logging.getLogger(__name__)
 
 MAX_SERIES_POINTS = 320
 """What MLflow's pages ask for of a series; more would be stored and never drawn."""
+MAX_TAG_CHARACTERS = 8000
+"""MLflow's own limit, which it does not hold the tags of a new run to; a database server does."""
 CONNECT_WITHIN_S = 5.0
 CREATE_WITHIN_S = 300.0
 """On an idle machine it takes some five seconds."""
@@ -173,14 +176,31 @@ class Store:
             found.setdefault(tags["greenlab.signature"], landed)
         return found
 
+    def earlier_runs(self, cells: Collection[str]) -> dict[str, list[Past]]:
+        """What finished runs of these cells took, by the signature that their repetitions share."""
+        condition = "tags.`greenlab.kind` = 'cell' and attributes.status = 'FINISHED'"
+        found: dict[str, list[Past]] = {}
+        for run in self._search(condition):
+            tags = run.data.tags
+            if (cell := tags.get("greenlab.cell")) in cells:
+                past = Past(
+                    machine=tags.get("greenlab.machine", ""),
+                    wall_s=(run.info.end_time - run.info.start_time) / 1000,
+                    gross_j=run.data.metrics.get("energy/metered_j"),
+                    is_modelled=bool(tags.get("greenlab.modelled")),
+                )
+                found.setdefault(cell, []).append(past)
+        return found
+
     def begin_sweep(self, begun: SweepRun) -> SweepRun:
         """Open the run that stands for a multirun; returns it with its id."""
         told = {
-            f"greenlab.{name}": str(value)
+            f"greenlab.{name}": str(value)[:MAX_TAG_CHARACTERS]
             for name, value in asdict(begun).items()
             if name not in ("run_id", "name")
         }
-        told["greenlab.overrides"] = without_password(begun.overrides) or ""
+        overrides = without_password(begun.overrides) or ""
+        told["greenlab.overrides"] = overrides[:MAX_TAG_CHARACTERS]
         run = self.client.create_run(  # tags at once: killed in between, it would be nobody's
             self.experiment_id,
             run_name=begun.name,

@@ -161,19 +161,20 @@ def run(plan: Agenda, net_j: dict[int, list[float]]) -> list[tuple[int, int]]:
     return order
 
 
-# Two of 100.0 and 100.1 J: half-width 12.706 × 0.0707 / sqrt(2) = 0.635 J, 0.6 %: enough. Cell 1
-# scatters by 1 J: 12.7 % after two, 2.5 % after three (4.3027 × 1 / sqrt(3) = 2.48). Cell 2
-# scatters by 10 J and never gets there.
+# Cell 0 is known after three: 4.3027 × 0.0577 / sqrt(3) = 0.14 J of 100. Cell 1 scatters by 1.5 J,
+# 3.7 % after three, and 1.9 % after four (3.1824 × 1.2247 / 2 = 1.95). Cell 2 scatters by 10 J and
+# never gets there.
 def test_repetitions_go_to_the_cells_that_need_them_the_noisiest_first() -> None:
-    plan = agenda(3, "repetitions=auto", "max_repetitions=4", "order=sequential")
-    values = {0: [100.0, 100.1], 1: [99.0, 101.0, 100.0], 2: [90.0, 110.0, 100.0, 95.0]}
+    plan = agenda(3, "repetitions=auto", "max_repetitions=5", "order=blocked")
+    quiet, noisier = [100.0, 100.1, 100.0], [98.5, 101.5, 100.0, 100.0]
+    values = {0: quiet, 1: noisier, 2: [90.0, 110.0, 100.0, 95.0, 105.0]}
     order = run(plan, values)
 
-    assert order[:6] == [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2)]
-    assert order[6:] == [(2, 3), (2, 4), (1, 3)]
+    assert order[:9] == [(cell, repetition) for repetition in (1, 2, 3) for cell in range(3)]
+    assert order[9:] == [(2, 4), (2, 5), (1, 4)]
     assert plan.capped().keys() == {2}
     assert plan.capped()[2] == pytest.approx(relative_half_width(values[2]))
-    assert plan.num_tasks == plan.num_finished == 9
+    assert plan.num_tasks == plan.num_finished == 12
 
 
 def test_a_sweep_taken_up_again_goes_on_where_it_was() -> None:
@@ -190,14 +191,15 @@ def test_cells_without_energy_are_not_repeated_for_nothing() -> None:
     for task in tasks:
         plan.settle(task, finished(None))
 
-    assert len(tasks) == 2
+    assert len(tasks) == 3
     assert plan.take(None) == []
 
 
 def test_a_cell_that_fails_is_not_repeated() -> None:
     plan = agenda(1, "repetitions=auto")
-    first, second = plan.take(None)
+    first, second, third = plan.take(None)
     plan.settle(first, finished(1.0))
-    plan.settle(second, FAILED)
+    plan.settle(second, finished(2.0))
+    plan.settle(third, FAILED)
 
     assert plan.take(None) == []

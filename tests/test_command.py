@@ -248,6 +248,15 @@ def test_bad_input_is_refused_with_one_clear_message(
     assert not greenlab.records()
 
 
+def test_a_sweep_of_one_cell_may_end_with_an_option_of_hydra_s(
+    greenlab: CommandLine, tmp_path: Path
+) -> None:
+    result = greenlab("repetitions=2", "--config-dir", str(tmp_path), "--cfg", "job")
+
+    assert result.returncode == 0, result.stderr
+    assert "repetitions: 2" in result.stdout
+
+
 def test_help_lists_the_live_options_and_examples(greenlab: CommandLine) -> None:
     printed = greenlab("--help").stdout
     for part in (

@@ -4,8 +4,10 @@ The launcher is the tests' own: it leaves the golden cell's record for each job,
 Everything else is real: the agenda, the folders, the store.
 """
 
+import contextlib
 import logging
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,11 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from greenlab import config as configuration
 from greenlab import record, resume, run
+from greenlab import sweep as sweeps
 from greenlab.config import Config, Mlflow
-from greenlab.errors import ConfigError
+from greenlab.errors import ConfigError, OutputError
 from greenlab.grid import Combination
 from greenlab.multirun import Launch, Multirun
-from greenlab.record import Failure, Record
+from greenlab.record import Claim, Failure, Record
 from greenlab.run import Place
 from greenlab.tracking import Store, open_store
 
@@ -40,17 +43,29 @@ class Lab:
         self.mlflow = Mlflow(tracking_uri=f"sqlite:///{workplace / 'mlflow.db'}")
         self.store = open_store(self.mlflow)
         self.num_begun = 0
+        self.inner = ""
+        """What `hydra.sweep.subdir` puts before the last part of a cell's folder."""
         self.launched: list[list[str]] = []
         self.fate: Callable[[list[str]], Failure | None] = lambda overrides: None
 
     def begin(self, *overrides: str, place: Place = HERE, store: bool = True) -> Multirun:
+        jobs = [[f"batch_size={size}"] for size in SIZES]
+        return self.begin_grid(jobs, *overrides, place=place, store=store)
+
+    def begin_grid(
+        self,
+        jobs: Sequence[list[str]],
+        *overrides: str,
+        place: Place = HERE,
+        store: bool = True,
+    ) -> Multirun:
         self.num_begun += 1
         grid = [
             Combination(
-                overrides=[f"batch_size={size}"],
-                config=replace(make_config(f"batch_size={size}", *overrides), mlflow=self.mlflow),
+                overrides=job,
+                config=replace(make_config(*job, *overrides), mlflow=self.mlflow),
             )
-            for size in SIZES
+            for job in jobs
         ]
         self.rules = grid[0].config
         self.hydra = OmegaConf.create(
@@ -77,7 +92,7 @@ class Lab:
 
     def _run(self, overrides: list[str], number: int) -> JobReturn:
         self.launched.append(overrides)
-        folder = Path(self.hydra.hydra.sweep.dir) / f"cell-{number}"
+        folder = Path(self.hydra.hydra.sweep.dir) / f"{self.inner}cell-{number}"
         folder.mkdir(parents=True)
         ticket = self.begun.tickets[number]
         chosen = dict(override.split("=") for override in overrides)
@@ -188,6 +203,59 @@ def test_cells_of_another_machine_are_pointed_out_or_refused(
         lab.begin("resume=true", "resume.strict=true", place=elsewhere)
 
 
+def test_two_sweeps_of_the_same_second_have_folders_of_their_own(lab: Lab) -> None:
+    first = lab.begin()
+    lab.num_begun = 0  # the second is given the same name, and had to wait for the first
+    second = lab.begin()
+    second.measure(lab.launch, None)
+
+    assert second.folder == first.folder.with_name("1-2")
+    assert record.cell_folders(first.folder) == []
+    assert len(record.cell_folders(second.folder)) == len(SIZES)
+    assert lab.hydra.hydra.overrides.hydra == [f"hydra.sweep.dir='{second.folder}'"]
+
+
+def test_a_folder_that_the_user_named_and_another_run_has_is_refused(lab: Lab) -> None:
+    taken = lab.begin().folder
+    config = OmegaConf.create(
+        {
+            "hydra": {
+                "sweep": {"dir": str(taken)},
+                "overrides": {"hydra": [f"hydra.sweep.dir={taken}"]},
+            }
+        }
+    )
+    with pytest.raises(OutputError, match=r"hydra\.sweep\.dir=.* holds the results of another run"):
+        run.claim_folder(config, "hydra.sweep.dir")
+
+
+def test_a_refused_resume_leaves_no_sweep_running(lab: Lab) -> None:
+    done = lab.begin()
+    done.measure(lab.launch, None)
+    done.end("FINISHED")
+    with pytest.raises(ConfigError, match=r"resume\.strict"):
+        lab.begin("resume=true", "resume.strict=true", place=Place(machine="other", commit="0"))
+
+    found = lab.store.client.search_runs(
+        [lab.store.experiment_id], "tags.`greenlab.kind` = 'sweep'"
+    )
+    assert [one.info.status for one in found] == ["FINISHED"]
+
+
+def test_cells_of_other_grids_do_not_matter_to_a_resume(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.begin_grid([["batch_size=8"]]).measure(lab.launch, None)  # on the golden cell's machine
+    elsewhere = Place(machine="elsewhere", commit="of another day")
+    with caplog.at_level(logging.WARNING):
+        fresh = lab.begin("resume=true", "resume.strict=true", place=elsewhere)
+    fresh.measure(lab.launch, None)
+
+    assert "elsewhere" not in caplog.text
+    assert len(lab.cells(sweep=fresh.name)) == len(SIZES)
+    assert record.read_claim(fresh.folder / run.CLAIM_FILE) == Claim()
+
+
 def test_what_a_dead_sweep_left_behind_is_landed_and_closed(lab: Lab) -> None:
     dead = lab.begin()
     folder = dead.folder / "cell-0"  # it died while this one was measured
@@ -252,6 +320,41 @@ def test_a_cell_that_could_not_even_be_written_has_failed(
     assert "stopped: 2 cells have failed, as many as max_failures=2 allows" in caplog.text
 
 
+def test_a_cell_whose_folder_another_one_has_is_not_done(lab: Lab) -> None:
+    first: list[JobReturn] = []
+
+    # As with hydra.sweep.subdir=lenet: all cells are given the folder of the first.
+    def launch(jobs: Sequence[Sequence[str]], number: int) -> list[JobReturn]:
+        if not first:
+            first.extend(lab.launch(jobs, number))
+            return first
+        refusal = OutputError("it holds the results of another cell")
+        refused = JobReturn(hydra_cfg=first[0].hydra_cfg, status=JobStatus.FAILED)
+        refused._return_value = refusal
+        return [refused]
+
+    sweep = lab.begin()
+    sweep.measure(launch, 1)
+
+    assert not sweep.end("FINISHED")
+    [own] = lab.store.client.search_runs(
+        [lab.store.experiment_id], "tags.`greenlab.kind` = 'sweep'"
+    )
+    assert own.data.metrics["cells/finished"] == 1
+
+
+def test_repetitions_given_by_hand_are_rows_of_one_cell(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep = lab.begin_grid([["batch_size=16", f"repetition={number}"] for number in (1, 2)])
+    sweep.measure(lab.launch, 1)
+
+    assert sweep.end("FINISHED")
+    printed = capsys.readouterr().out
+    assert "2 of 2 cells finished" in printed
+    assert "no row" not in printed
+
+
 def test_a_sweep_that_began_without_a_store_is_in_it_at_the_end(lab: Lab) -> None:
     sweep = lab.begin(store=False)
     sweep.measure(lab.launch, None)
@@ -276,6 +379,97 @@ def test_what_could_not_be_logged_lands_when_the_store_is_back(
     assert sweep.end("FINISHED")
     assert run.count_unsynced(sweep.folder) == 0
     assert len(lab.cells(sweep=sweep.name)) == len(SIZES)
+
+
+def test_a_landing_that_the_user_stopped_is_completed_at_the_end(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(self: Store, run_id: str, tags: dict[str, str]) -> None:
+        raise KeyboardInterrupt
+
+    sweep = lab.begin()
+    with monkeypatch.context() as ctrl_c:
+        ctrl_c.setattr(Store, "_tag", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            sweep.measure(lab.launch, 1)
+    assert [one.info.status for one in lab.cells()] == ["RUNNING"]
+
+    sweep.end("KILLED")
+    assert [one.info.status for one in lab.cells()] == ["FINISHED"]
+
+
+def test_a_sweep_that_is_stopped_at_its_end_table_is_closed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(self: Store, *told: object) -> None:
+        raise KeyboardInterrupt
+
+    begun = lab.begin()
+    begun.measure(lab.launch, None)
+    sweeps.open_sweep = begun
+    with monkeypatch.context() as ctrl_c:
+        ctrl_c.setattr(Store, "land_sweep", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            sweeps.end("FINISHED")
+    sweeps.end("KILLED")  # as __main__ does
+
+    [own] = lab.store.client.search_runs(
+        [lab.store.experiment_id], "tags.`greenlab.kind` = 'sweep'"
+    )
+    assert own.info.status == "KILLED"
+    assert sweeps.open_sweep is None
+
+
+def test_a_cell_that_another_process_logs_is_waited_for(lab: Lab) -> None:
+    sweep = lab.begin()
+    sweep.measure(lab.launch, 1)
+    [folder, *_] = record.cell_folders(sweep.folder)
+    landing = threading.Thread(target=run.land, args=(folder, lab.rules))
+    with run.hold(folder):  # as python -m greenlab.sync does
+        landing.start()
+        landing.join(0.5)
+        assert landing.is_alive()
+    landing.join(30)
+
+    assert not landing.is_alive()
+    assert len(lab.cells()) == len(SIZES)
+
+
+def test_cells_whose_option_names_have_a_slash_are_cells_like_others(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def down(self: Store, folder: Path) -> str:
+        raise ConnectionError("the server is away")
+
+    lab.inner = "own/"  # model=own/tiny
+    first = lab.begin()
+    with monkeypatch.context() as away:
+        away.setattr(Store, "land", down)
+        with pytest.raises(KeyboardInterrupt):
+            first.measure(lab.dying_after(2), 1)
+    assert run.count_unsynced(first.folder) == 2
+    again = lab.begin("resume=true")
+    again.measure(lab.launch, 1)
+
+    assert again.end("FINISHED")
+    assert len(lab.cells(sweep=first.name)) == len(lab.launched) == len(SIZES)
+    assert "no row" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("subdir", "is_refused"),
+    [
+        ("${hydra.job.num}", False),
+        ("cell-${hydra:job.num}", False),
+        ("${hydra.job.override_dirname}", True),  # a second try would have the folder of the first
+        ("cell", True),
+    ],
+)
+def test_cells_that_may_run_again_need_folders_of_their_own(subdir: str, is_refused: bool) -> None:
+    config = OmegaConf.create({"hydra": {"sweep": {"subdir": subdir}}})
+    grid = [Combination(overrides=[], config=make_config("retries=1"))]
+    with pytest.raises(ConfigError, match=r"job\.num") if is_refused else contextlib.nullcontext():
+        sweeps._check_grid(config, grid)
 
 
 # ------------------------------------------------------------------------------------- signatures

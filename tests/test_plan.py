@@ -34,6 +34,7 @@ PROBE = Probe(
     active_w=60.0,
     idle_w=20.0,
     around_s=1.0,
+    around_w=40.0,
     after_s=0.4,
     is_modelled=False,
 )
@@ -50,13 +51,14 @@ def half_width_fraction(one: Estimate) -> float:
 
 def test_time_and_energy_of_a_training_cell_by_hand() -> None:
     # Waits 26 s, passes 3 · 2,000 · 10 ms = 60 s, warm-up 2 s, around 1 s: 89 s, and to the next
-    # cell 0.4 s + about 0.7 s. 20 W · 26 s + 60 W · 62 s = 4,240 J, around at 20 to 60 W: 40 J.
+    # cell 0.4 s + about 0.7 s. 20 W · 26 s + 60 W · 62 s = 4,240 J, around 40 W · 1 s.
     plan = estimate([TRAINING], probes(), {})
 
     assert plan.time_s.median == pytest.approx(90.1, rel=0.02)
     assert plan.energy_j is not None
     assert plan.energy_j.median == pytest.approx(4280, rel=0.02)
-    assert plan.time_s.low < 85 < 95 < plan.time_s.high
+    assert plan.time_s.low < 85
+    assert plan.time_s.high > 95
     assert half_width_fraction(plan.time_s) < 0.2
     assert not plan.is_modelled
 
@@ -104,7 +106,7 @@ def test_probes_that_disagree_widen_the_plan() -> None:
     assert half_width_fraction(uneasy.time_s) > 2 * half_width_fraction(calm.time_s)
 
 
-@pytest.mark.parametrize("missing", ["active_w", "idle_w"])
+@pytest.mark.parametrize("missing", ["active_w", "idle_w", "around_w"])
 def test_what_is_not_metered_has_no_energy(missing: str) -> None:
     plan = estimate([TRAINING], probes(**{missing: None}), {})
 

@@ -1,4 +1,4 @@
-"""`plan=true` from end to end: what is probed, what is printed, and whether the grid then costs it."""
+"""`plan=true` from end to end: what is probed, what is printed, whether the grid then costs it."""
 
 import json
 import math
@@ -19,7 +19,7 @@ from greenlab.scaling import Work
 from greenlab.simulated.machine import SimulatedMachine, Zone
 from greenlab.survey import Surveyed
 
-DIGITS = Surveyed(machine="m", macs=650_000, train_samples=512, test_samples=512)
+DIGITS = Surveyed(macs=650_000, train_samples=512, test_samples=512)
 DEMO = ("experiment=demo", "batch_size=16")
 
 
@@ -129,7 +129,7 @@ if __name__ == "__main__":
         cells = [grid.compose_one(chosen) for chosen in grid.split(sys.argv[1:])]
     run.start_server(cells)
     elsewhere = Past(machine="elsewhere", wall_s=9999.0, gross_j=1.0, is_modelled=False)
-    plan = planning.show(cells, lambda signatures: {one: [elsewhere] for one in signatures})
+    plan = planning.show(cells, "here", lambda signatures: {one: [elsewhere] for one in signatures})
     bounds = [(one.low, one.high) for one in (plan.time_s, plan.energy_j)]
     print(json.dumps({"bounds": bounds, "modelled": plan.is_modelled}))
 """

@@ -32,7 +32,6 @@ def test_what_follows_the_count_exactly_is_told_exactly() -> None:
     told = tell(tried, [proportional(one) for one in tried], GRID, TIME)
 
     assert told.mean == pytest.approx([proportional(one) for one in GRID], abs=0.01)
-    assert told.unrest == 1
 
 
 def test_one_trial_sets_the_level_and_little_else() -> None:
@@ -41,7 +40,7 @@ def test_one_trial_sets_the_level_and_little_else() -> None:
     deviation = np.sqrt(np.diag(told.covariance))
 
     assert told.mean[0] == pytest.approx(math.log(0.02), abs=0.01)
-    assert deviation[0] < 0.05
+    assert deviation[0] < 0.2
     assert deviation[1] > 0.5  # another model may be twice as fast for its count
 
 
@@ -54,14 +53,26 @@ def test_cells_that_rest_on_one_trial_are_wrong_together() -> None:
     assert told.covariance[0, 1] / deviation.prod() > 0.9
 
 
-def test_trials_that_disagree_widen_everything() -> None:
+def test_two_trials_of_the_same_that_differ_are_noise() -> None:
     tried = [work("lenet"), work("vgg16"), work("resnet18"), work("resnet18")]
     exact = [proportional(one) for one in tried]
     off = [*exact[:3], exact[3] + 0.5]  # the same again took 65 % longer
-    calm, uneasy = (tell(tried, values, GRID, TIME) for values in (exact, off))
+    calm, noisy = (tell(tried, values, GRID, TIME) for values in (exact, off))
 
-    assert uneasy.unrest > 3
-    assert np.all(np.diag(uneasy.covariance) > 9 * np.diag(calm.covariance))
+    assert calm.trial < 0.1
+    assert 0.2 < noisy.trial < 0.5  # 0.5 apart: a standard deviation of 0.35
+    assert noisy.mean[-1] > calm.mean[-1]
+    assert np.all(np.diag(noisy.covariance) > np.diag(calm.covariance))
+
+
+def test_models_that_fit_no_law_widen_what_is_told_of_others() -> None:
+    tried = [work("lenet"), work("vgg16"), work("resnet18"), work("resnet18")]
+    exact = [proportional(one) for one in tried]
+    odd = [exact[0] + 2.0, exact[1] - 2.0, *exact[2:]]  # seven times as slow, and as fast
+    plain, peculiar = (tell(tried, values, [work("mobilenet_v2")], TIME) for values in (exact, odd))
+
+    assert peculiar.trial < 0.1  # two trials of the same agree
+    assert peculiar.covariance[0, 0] > 1.5 * plain.covariance[0, 0]
 
 
 @pytest.mark.parametrize("number", [4, 7, 8])
@@ -94,18 +105,23 @@ def world(rng: np.random.Generator) -> dict[Work, float]:
     }
 
 
-def test_the_interval_of_a_sum_holds_on_other_machines() -> None:
+@pytest.mark.parametrize(("noise", "widest_fraction"), [(0.04, 0.12), (0.3, 0.4)])
+def test_the_interval_of_a_sum_holds_on_other_machines(
+    noise: float, widest_fraction: float
+) -> None:
+    """Quiet machines and busy ones; the trials are seven, and the first once more."""
     rng = np.random.default_rng(1)
     held, widths = 0, []
     tried = [GRID[n] for n in choose(GRID, [math.exp(one.size) for one in GRID], 7)]
-    for _ in range(200):
+    tried.append(tried[0])
+    for _ in range(100):
         truth = world(rng)
-        seen = [math.log(truth[one]) + 0.04 * rng.standard_normal() for one in tried]
+        seen = [math.log(truth[one]) + noise * rng.standard_normal() for one in tried]
         told = tell(tried, seen, GRID, TIME)
         drawn = told.mean[:, None] + told.root @ rng.standard_normal((len(GRID), 400))
         low, middle, high = np.percentile(np.exp(drawn).sum(0), [2.5, 50, 97.5])
         held += low <= sum(truth.values()) <= high
         widths.append((high - low) / 2 / middle)
 
-    assert held >= 180  # of 200, at least 190 were 95 %
-    assert float(np.median(widths)) < 0.25
+    assert held >= 85  # of 95, less what a hundred worlds leave to chance
+    assert float(np.median(widths)) < widest_fraction

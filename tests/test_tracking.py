@@ -473,6 +473,7 @@ def test_a_database_that_was_being_made_when_greenlab_was_killed_is_made_anew(
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
+@pytest.mark.slow
 def test_four_processes_may_open_a_fresh_database_at_once(tmp_path: Path) -> None:
     opening = [
         subprocess.Popen(
@@ -594,6 +595,32 @@ def test_a_sweep_is_found_again_as_it_began(store: Store) -> None:
 
     assert store.sweeps() == [begun]
     assert begun == replace(SWEEP, run_id=begun.run_id)
+
+
+def test_a_long_command_line_does_not_keep_a_sweep_from_its_store(store: Store) -> None:
+    run_id = store.begin_sweep(replace(SWEEP, overrides="seed=1 " * 2000)).run_id
+
+    assert len(store.client.get_run(run_id).data.tags["greenlab.overrides"]) == 8000
+
+
+def test_a_sweep_that_dies_at_once_is_found_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(Exception):
+        """Stands for kill -9 at the second request."""
+
+    create_run = store.client.create_run
+
+    def die_after(*given: Any, **named: Any) -> None:
+        create_run(*given, **named)
+        raise KilledError
+
+    with monkeypatch.context() as dying:
+        dying.setattr(store.client, "create_run", die_after)
+        with pytest.raises(KilledError):
+            store.begin_sweep(SWEEP)
+
+    assert [one.name for one in store.sweeps()] == [SWEEP.name]
 
 
 def test_a_finished_cell_is_found_by_its_signature(store: Store, folder: Path) -> None:
