@@ -72,7 +72,9 @@ class Multirun:
                     for task, one in zip(tasks, returned, strict=True)
                 ]
             except OSError as error:  # what Hydra keeps of each job: a full disk
-                logger.error("a cell could not even begin: %s", first_line(error))
+                logger.error(
+                    "a cell could not begin: %s; resume=true measures it later", first_line(error)
+                )
                 results = [Result(is_finished=False)] * len(tasks)
             for task, result in zip(tasks, results, strict=True):
                 if self._agenda.settle(task, result):
