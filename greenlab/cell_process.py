@@ -6,6 +6,7 @@ CUDA context, thread pool or random state of the cells before it. It ends when i
 
 import contextlib
 import errno
+import faulthandler
 import json
 import logging
 import multiprocessing
@@ -59,7 +60,7 @@ def measure_folder(folder: Path) -> None:
     log_to(folder / LOG_FILE)
     cell = read_cell(folder)
     with measuring_lock(from_dict(cell.config).lock):
-        with limited_time(cell):
+        with limited_time(cell, folder):
             record = measure_record(folder)
         if record.status != "FINISHED":
             sys.exit(1)
@@ -67,14 +68,22 @@ def measure_folder(folder: Path) -> None:
 
 
 @contextmanager
-def limited_time(cell: Cell) -> Iterator[None]:
-    """Let the system end this process after `timeout_s`, whatever it is doing then."""
+def limited_time(cell: Cell, folder: Path) -> Iterator[None]:
+    """Let the system end this process after `timeout_s`, whatever it is doing then.
+
+    Its log says where it hung.
+    """
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, cell.config["timeout_s"] or 0.0)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
+    timeout_s = cell.config["timeout_s"] or 0.0
+    signal.setitimer(signal.ITIMER_REAL, timeout_s)
+    with (folder / LOG_FILE).open("a") as log:
+        if timeout_s:  # where it hangs, just before
+            faulthandler.dump_traceback_later(0.98 * timeout_s, file=log)
+        try:
+            yield
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
 
 
 def measure_record(folder: Path) -> Record:

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from greenlab import record as records
 from greenlab.agenda import mean_half_width
-from greenlab.config import cell_signature
+from greenlab.config import UNSIGNED, cell_signature
 from greenlab.record import Record
 
 MODELLED = (
@@ -108,7 +108,8 @@ def _settings(cells: Sequence[Record]) -> list[str]:
         " ".join(
             override
             for override in own
-            if override.lstrip("+~").partition("=")[0] not in OWN_COLUMN
+            if (key := override.lstrip("+~").partition("=")[0]) not in OWN_COLUMN
+            and key.partition(".")[0] not in UNSIGNED
             and not all(override in others for others in given)
         )
         for own in given
@@ -171,7 +172,7 @@ def _verdict(group: Group) -> str:
 
 def _why(group: Group) -> str:
     codes = dict.fromkeys(doubt.code for record in group for doubt in record.warnings)
-    failures = [record.failure.message for record in group if record.failure]
+    failures = [f"{one.failure.kind}: {one.failure.message}" for one in group if one.failure]
     if failures and len(group) > 1:
         failures = [f"{len(failures)} of {len(group)} failed: {failures[-1]}"]
     return ", ".join([*codes, *failures])

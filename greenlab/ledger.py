@@ -94,7 +94,9 @@ def describe(ledger: Ledger, tariff: Tariff, currency: str) -> list[str]:
     lines = [f"Metered in all cells: {mark}{total_j:,.0f} J. {shares}."]
     prices = [
         f"{mark}{two_digits(grams)} g CO2e" if (grams := tariff.co2e_g(total_j)) else "",
-        f"{mark}{two_digits(cost)} {currency}".strip() if (cost := tariff.cost(total_j)) else "",
+        f"a cost of {mark}{two_digits(cost)} {currency}".strip()
+        if (cost := tariff.cost(total_j))
+        else "",
     ]
     if told := ", ".join(filter(None, prices)):
         lines.append(

@@ -45,6 +45,7 @@ class Multirun:
         self._began_s = time.time()
         self._next_job = _next_job(folder)
         self._tries: dict[Task, int] = {}
+        self._num_before = 0
 
     @property
     def num_cells(self) -> int:
@@ -56,6 +57,7 @@ class Multirun:
         done = [(task, key) for key, task in signatures(self._grid).items() if key in measured]
         for task, key in done:
             self._agenda.settle(task, Result(is_finished=True, net_j=measured[key].net_j))
+        self._num_before = len(done)
         return len(done)
 
     # -------------------------------------------------------------------------------- its cells
@@ -82,7 +84,7 @@ class Multirun:
                     logger.warning("trying it again (%d of %d)", tried, self._rules.retries)
         if self._agenda.is_stopped:
             logger.error(
-                "stopped: %d cells have failed, as many as max_failures=%s allows",
+                "stopped: %d cells have failed, and max_failures=%s allows no more",
                 self._agenda.num_failed,
                 self._rules.max_failures,
             )
@@ -120,14 +122,22 @@ class Multirun:
     def _print(self, groups: Sequence[Group], ledger: Ledger) -> None:
         console = open_console()
         console.print(end_table.build_table(self.name, groups))
-        took = run.clock(time.time() - self._began_s)
         for line in [
-            f"{self._agenda.num_finished} of {self.num_cells} cells finished in {took}.",
+            self._progress(),
             *ledgers.describe(ledger, self._rules.carbon.tariff, self._rules.carbon.currency),
             *end_table.legend(groups),
             *self._remarks(groups),
         ]:
             console.print(line, highlight=False)
+
+    def _progress(self) -> str:
+        """How much is done, how much of it now, and how to go on."""
+        took = run.clock(time.time() - self._began_s)
+        done, num_cells = self._agenda.num_finished, self.num_cells
+        before = f", {self._num_before} of them before" if self._num_before else ""
+        missing = num_cells - self._agenda.num_settled
+        go_on = f" {missing} were not measured: resume={self.name} goes on." if missing else ""
+        return f"{done} of {num_cells} cells are finished{before}; this took {took}.{go_on}"
 
     def _remarks(self, groups: Sequence[Group]) -> list[str]:
         cells = [record for group in groups for record in group]
@@ -145,7 +155,7 @@ class Multirun:
             )
             remarks.append(
                 f"max_repetitions={self._rules.max_repetitions} ended these before their mean was "
-                f"known to ±{self._rules.target_rel_ci:.1%}: {names}."
+                f"known to ±{self._rules.target_rel_ci:.1%}, by the scatter alone: {names}."
             )
         num_missing = len(set(self._keys)) - len(groups)  # repetition=1,2 is one cell
         if num_missing and self._agenda.num_finished:

@@ -258,7 +258,7 @@ def _measure(cell: Cell, folder: Path) -> Record:
         raise
     _stop(process)  # what a model may have started and left behind
     if not (folder / records.RECORD_FILE).exists():
-        reason = _death(process.exitcode or 0, folder / LOG_FILE)
+        reason = _death(cell, process.exitcode or 0, folder / LOG_FILE)
         kind: records.FailureKind = "timeout" if process.exitcode == -signal.SIGALRM else "killed"
         _write_unfinished(cell, folder, "FAILED", kind, reason)
     return records.read_record(folder)
@@ -312,9 +312,9 @@ def _stop(process: ForkServerProcess) -> None:
         process.kill()  # it had not come as far as having a session
 
 
-def _death(returncode: int, log: Path) -> str:
+def _death(cell: Cell, returncode: int, log: Path) -> str:
     if returncode == -signal.SIGALRM:
-        return f"not done after timeout_s; see {log}"
+        return f"not done after timeout_s={cell.config['timeout_s']:g}; see {log}"
     if returncode == SERVER_KILLED:
         return f"the process that the measuring process was forked from was killed; see {log}"
     how = (

@@ -5,6 +5,7 @@ that died with the whole of greenlab left no record; it is logged as killed.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from greenlab import record as records
@@ -26,17 +27,38 @@ def main() -> int:
     cells = [cell for folder in arguments.folders for cell in records.cell_folders(folder)]
     if not cells:
         parser.error(f"no cell under {', '.join(map(str, arguments.folders))}")
-    sweeps = [folder for folder in sorted({cell.parent for cell in cells}) if _has_ended(folder)]
-    failed = 0
+    above = sorted({folder for cell in cells for folder in cell.parents})
+    sweeps = [folder for folder in above if (folder / records.SWEEP_FILE).exists()]
+    num_there = num_landed = num_failed = 0
     for folder in [*cells, *sweeps]:
         try:
             store = open_store(_settings(folder, arguments.tracking_uri, arguments.experiment))
+            if folder not in sweeps and is_landed(folder, store):
+                (folder / UNSYNCED_FILE).unlink(missing_ok=True)
+                num_there += 1
+                continue
             landed = sync_sweep(folder, store) if folder in sweeps else sync(folder, store)
+            num_landed += folder not in sweeps
             print(f"{folder}: {landed}")
         except Exception as error:  # MLflow and files raise their own; the next cell may land
-            failed += 1
+            num_failed += 1
             print(f"{folder}: not logged: {first_line(error)}")
-    return 1 if failed else 0
+    print(f"{num_landed} cells logged now, {num_there} were there already, {num_failed} failed.")
+    _name_unfinished(cells, sweeps)
+    return 1 if num_failed else 0
+
+
+def _name_unfinished(cells: Sequence[Path], ended: Sequence[Path]) -> None:
+    """Say which sweeps have not ended, and how they go on."""
+    names = {records.read_cell(cell).sweep for cell in cells if not set(ended) & set(cell.parents)}
+    for name in sorted(names - {""}):
+        print(f"sweep {name} has not ended. Where it runs no more, resume={name} goes on with it.")
+
+
+def is_landed(folder: Path, store: Store) -> bool:
+    """Whether a cell's record is in the store, completely."""
+    has_record = (folder / records.RECORD_FILE).exists()
+    return has_record and store.has(records.read_cell(folder).uid)
 
 
 def sync(folder: Path, store: Store) -> str:
@@ -68,10 +90,6 @@ def sync_sweep(folder: Path, store: Store) -> str:
     return f"{end.status} {store.run_link(store.land_sweep(end))}"
 
 
-def _has_ended(folder: Path) -> bool:
-    return (folder / records.SWEEP_FILE).exists()
-
-
 def _settings(folder: Path, tracking_uri: str | None, experiment: str | None) -> Mlflow:
     """Where the cell in `folder` was to be logged, or any cell of the multirun in it."""
     cell = folder if (folder / records.CELL_FILE).exists() else _first_cell(folder)
@@ -83,7 +101,7 @@ def _settings(folder: Path, tracking_uri: str | None, experiment: str | None) ->
 
 
 def _first_cell(folder: Path) -> Path:
-    return min(folder.glob(f"*/{records.CELL_FILE}")).parent
+    return records.cell_folders(folder)[0]
 
 
 if __name__ == "__main__":

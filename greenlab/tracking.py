@@ -108,6 +108,11 @@ class Store:
         self.client.set_tag(run_id, "greenlab.sync", "complete")
         return run_id
 
+    def has(self, uid: str) -> bool:
+        """Whether a cell has landed completely."""
+        complete = f"tags.`greenlab.uid` = '{uid}' and tags.`greenlab.sync` = 'complete'"
+        return bool(self.client.search_runs([self.experiment_id], complete, max_results=1))
+
     def _run_of(self, record: Record) -> str:
         uid = record.cell.uid
         found = self.client.search_runs(

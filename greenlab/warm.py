@@ -45,6 +45,7 @@ def _draw() -> None:
 
 
 _end_with_parent()
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends this one
 for _name in LATE:
     importlib.import_module(_name)
 _draw()

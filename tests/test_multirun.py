@@ -342,7 +342,7 @@ def test_a_cell_that_could_not_even_be_written_has_failed(
 
     assert len(lab.launched) == 2
     assert "No space left" in caplog.text
-    assert "stopped: 2 cells have failed, as many as max_failures=2 allows" in caplog.text
+    assert "stopped: 2 cells have failed, and max_failures=2 allows no more" in caplog.text
 
 
 def test_a_cell_whose_folder_another_one_has_is_not_done(lab: Lab) -> None:
