@@ -98,6 +98,7 @@ class Agenda:
         repetitions = FIRST_REPETITIONS if self.is_auto else rules.repetitions
         self._open = arrange(num_cells, repetitions, rules.order, seed)
         self._positions = {task: place for place, task in enumerate(self._open, start=1)}
+        self._last = dict.fromkeys(range(num_cells), repetitions)
         self._tries = Counter[Task]()
         self._net_j: dict[int, list[float]] = {cell: [] for cell in range(num_cells)}
         self._given_up: set[int] = set()
@@ -120,6 +121,7 @@ class Agenda:
 
     def _enter(self, task: Task) -> None:
         self._positions.setdefault(task, len(self._positions) + 1)
+        self._last[task.cell] = max(self._last[task.cell], task.repetition)
 
     @property
     def num_settled(self) -> int:
@@ -163,8 +165,8 @@ class Agenda:
 
     def _again(self) -> list[Task]:
         """One more task for each cell that is too noisy still, the noisiest first."""
-        noisy = [cell for cell in self._too_noisy() if self._last(cell) < self._most]
-        return [Task(cell=cell, repetition=self._last(cell) + 1) for cell in noisy]
+        noisy = [cell for cell in self._too_noisy() if self._last[cell] < self._most]
+        return [Task(cell=cell, repetition=self._last[cell] + 1) for cell in noisy]
 
     def _too_noisy(self) -> list[int]:
         spread = {
@@ -179,9 +181,6 @@ class Agenda:
     def _most(self) -> int:
         return self._rules.max_repetitions
 
-    def _last(self, cell: int) -> int:
-        return max(task.repetition for task in self._positions if task.cell == cell)
-
     def capped(self) -> dict[int, float]:
         """With auto: cells that `max_repetitions` ended, with the relative half-width reached."""
         if not self.is_auto:
@@ -189,5 +188,5 @@ class Agenda:
         return {
             cell: relative_half_width(self._net_j[cell])
             for cell in self._too_noisy()
-            if self._last(cell) >= self._most
+            if self._last[cell] >= self._most
         }

@@ -4,6 +4,7 @@ A process is forked for each cell from a server that has imported torch and noth
 CUDA context, thread pool or random state of the cells before it. It ends when its parent does.
 """
 
+import contextlib
 import errno
 import json
 import logging
@@ -34,6 +35,7 @@ from greenlab.record import (
     read_cell,
     write_record,
 )
+from greenlab.terminal import LogFile
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +95,8 @@ def measure_record(folder: Path) -> Record:
             failure=Failure(kind=failure_kind(error), message=str(error) or name, exception=name),
             account=read_account(folder),
         )
-        write_record(folder, record)
+        with contextlib.suppress(OSError):  # a full disk; the parent says so, once for both
+            write_record(folder, record)
         return record
 
 
@@ -240,7 +243,7 @@ def log_to(path: Path) -> None:
 
 def log_to_file(path: Path) -> None:
     """Everything to the cell's log."""
-    file = logging.FileHandler(path)
+    file = LogFile(path)
     file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[file])
     logging.getLogger("zeus").setLevel(logging.ERROR)

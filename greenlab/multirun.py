@@ -14,7 +14,7 @@ from greenlab import end_table, run, tracking
 from greenlab import ledger as ledgers
 from greenlab import record as records
 from greenlab.agenda import Agenda, Result, Task
-from greenlab.config import cell_signature
+from greenlab.config import Config, cell_signature
 from greenlab.end_table import Group
 from greenlab.errors import GreenlabError, first_line
 from greenlab.grid import Combination
@@ -53,21 +53,10 @@ class Multirun:
 
     def skip_measured(self, measured: dict[str, Landed]) -> int:
         """Take what is measured already (by signature) as done; returns how many that is."""
-        last = self._rules.max_repetitions if self._agenda.is_auto else self._rules.repetitions
-        num_skipped = 0
-        for cell in range(len(self._grid)):
-            for repetition in range(1, last + 1):
-                task = Task(cell=cell, repetition=repetition)
-                if (landed := measured.get(self._signature(task))) is not None:
-                    self._agenda.settle(task, Result(is_finished=True, net_j=landed.net_j))
-                    num_skipped += 1
-        return num_skipped
-
-    def _signature(self, task: Task) -> str:
-        config = self._grid[task.cell].config
-        if self._rules.repetitions != 1:
-            config = configuration.with_repetition(config, task.repetition)
-        return configuration.signature(config)
+        done = [(task, key) for key, task in signatures(self._grid).items() if key in measured]
+        for task, key in done:
+            self._agenda.settle(task, Result(is_finished=True, net_j=measured[key].net_j))
+        return len(done)
 
     # -------------------------------------------------------------------------------- its cells
 
@@ -76,8 +65,21 @@ class Multirun:
         while tasks := self._agenda.take(at_once):
             first = self._next_job
             jobs = [self._enlist(task, len(tasks) - place) for place, task in enumerate(tasks)]
-            for task, returned in zip(tasks, launch(jobs, first), strict=True):
-                self._settle(task, returned)
+            try:
+                returned = launch(jobs, first)
+                results = [
+                    _result(one, _signature(self._grid[task.cell].config, task.repetition))
+                    for task, one in zip(tasks, returned, strict=True)
+                ]
+            except OSError as error:  # what Hydra keeps of each job: a full disk
+                logger.error(
+                    "a cell could not begin: %s; resume=true measures it later", first_line(error)
+                )
+                results = [Result(is_finished=False)] * len(tasks)
+            for task, result in zip(tasks, results, strict=True):
+                if self._agenda.settle(task, result):
+                    tried = self._tries[task]
+                    logger.warning("trying it again (%d of %d)", tried, self._rules.retries)
         if self._agenda.is_stopped:
             logger.error(
                 "stopped: %d cells have failed, as many as max_failures=%s allows",
@@ -101,17 +103,6 @@ class Multirun:
         self._next_job += 1
         chosen = self._grid[task.cell].overrides
         return chosen if task.repetition == 1 else [*chosen, f"repetition={task.repetition}"]
-
-    def _settle(self, task: Task, returned: JobReturn) -> None:
-        assert returned.hydra_cfg is not None
-        try:
-            _ = returned.return_value
-        except Exception as error:  # outside the cell's own process: a full disk, a used folder
-            logger.error("%s", first_line(error), exc_info=_unexpected(error))
-        folder = Path(returned.hydra_cfg.hydra.runtime.output_dir)
-        result = _result(folder, self._signature(task))
-        if self._agenda.settle(task, result):
-            logger.warning("trying it again (%d of %d)", self._tries[task], self._rules.retries)
 
     # ---------------------------------------------------------------------------------- its end
 
@@ -169,7 +160,12 @@ class Multirun:
     def _records(self) -> list[Record]:
         folders = records.cell_folders(self.folder)
         ended = [folder for folder in folders if (folder / records.RECORD_FILE).exists()]
-        found = [records.read_record(folder) for folder in ended]
+        found = []
+        for folder in ended:
+            try:
+                found.append(records.read_record(folder))
+            except GreenlabError as error:
+                logger.error("left out of the table: %s", first_line(error))
         return [record for record in found if record.cell.sweep == self.name]
 
     def _log(
@@ -195,6 +191,9 @@ class Multirun:
         )
         try:
             records.write_sweep(self.folder, end)
+        except OSError as error:  # a full disk; MLflow's may have space
+            logger.warning("%s cannot be written: %s", self.folder, first_line(error))
+        try:
             store = tracking.open_store(self._rules.mlflow)
             run.land_unsynced(self.folder, store)
             store.land_sweep(end)
@@ -222,6 +221,24 @@ class Multirun:
         return missing == 0
 
 
+def signatures(grid: Sequence[Combination]) -> dict[str, Task]:
+    """All that a sweep of `grid` measures, or may with repetitions=auto, by signature."""
+    rules = grid[0].config
+    last = rules.max_repetitions if rules.repetitions == "auto" else rules.repetitions
+    tasks = [
+        Task(cell=cell, repetition=repetition)
+        for cell in range(len(grid))
+        for repetition in range(1, last + 1)
+    ]
+    return {_signature(grid[task.cell].config, task.repetition): task for task in tasks}
+
+
+def _signature(config: Config, repetition: int) -> str:
+    if config.repetitions != 1:  # else it may have a repetition of its own, repetition=2
+        config = configuration.with_repetition(config, repetition)
+    return configuration.signature(config)
+
+
 def _next_job(folder: Path) -> int:
     """The first number that no cell in `folder` has; its name ends with it as a rule."""
     taken = [cell.name for cell in records.cell_folders(folder)]
@@ -233,8 +250,14 @@ def _unexpected(error: Exception) -> Exception | None:
     return None if isinstance(error, GreenlabError) else error
 
 
-def _result(folder: Path, signature: str) -> Result:
-    """What came of the cell of that signature; what another one left in `folder` is not its own."""
+def _result(returned: JobReturn, signature: str) -> Result:
+    """What came of the cell of that signature; what another one left in its folder is not its."""
+    assert returned.hydra_cfg is not None
+    folder = Path(returned.hydra_cfg.hydra.runtime.output_dir)
+    try:
+        _ = returned.return_value
+    except Exception as error:  # outside the cell's own process: a full disk, a used folder
+        logger.error("%s", first_line(error), exc_info=_unexpected(error))
     try:
         record = records.read_record(folder)
     except (OSError, GreenlabError):  # it could not even be written

@@ -683,7 +683,7 @@ def read_cell(folder: Path) -> Cell:
 
 
 def cell_folders(folder: Path) -> list[Path]:
-    """The folders of all cells in `folder`, at any depth: `model=own/tiny` has a `/` in its name."""
+    """The folders of all cells in `folder`, at any depth: model=own/tiny makes one in another."""
     found = []
     for place, inner, files in os.walk(folder):
         if CELL_FILE in files:

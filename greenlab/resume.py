@@ -20,7 +20,7 @@ from greenlab import run, sync
 from greenlab.config import Config
 from greenlab.errors import ConfigError, GreenlabError, first_line
 from greenlab.grid import Combination
-from greenlab.multirun import Multirun
+from greenlab.multirun import Multirun, signatures
 from greenlab.record import SweepRun
 from greenlab.run import Place
 from greenlab.tracking import Landed, Store
@@ -51,7 +51,7 @@ def begin(
 def _begin_anew(config: DictConfig, grid: Sequence[Combination], store: Store | None) -> Multirun:
     rules = grid[0].config
     seed = secrets.randbelow(NUM_SEEDS) if rules.order_seed is None else rules.order_seed
-    folder = Path(config.hydra.sweep.dir).resolve()
+    folder = _claim(config)
     begun = SweepRun(
         run_id="",
         name=f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}",
@@ -64,7 +64,6 @@ def _begin_anew(config: DictConfig, grid: Sequence[Combination], store: Store | 
         folder=str(folder),
         host=platform.node(),
     )
-    run.claim(folder, "hydra.sweep.dir")
     if store is not None:
         begun = store.begin_sweep(begun)
     return Multirun(grid, begun, folder)
@@ -77,18 +76,19 @@ def _resume(
     found = _find(store, rules, grid_signature([one.config for one in grid]))
     if found is not None:
         _close(found, store)
-    measured = store.finished_cells(found.name if found and rules.resume.sweep != ANY else None)
+    finished = store.finished_cells(found.name if found and rules.resume.sweep != ANY else None)
+    measured = {key: finished[key] for key in signatures(grid) if key in finished}
+    _compare(measured.values(), place, rules)
     if found is None:
         multirun = _begin_anew(config, grid, store)
     else:
         if Path(found.folder).is_dir() and found.host == platform.node():
             _move_to(config, found.folder)
         else:
-            run.claim(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
+            _claim(config)
         (Path(config.hydra.sweep.dir) / records.SWEEP_FILE).unlink(missing_ok=True)
         store.reopen_sweep(found.run_id)
         multirun = Multirun(grid, found, Path(config.hydra.sweep.dir).resolve())
-    _compare(measured.values(), place, rules)
     run.hold_against(multirun.folder, measured.values())
     num_skipped = multirun.skip_measured(measured)
     logger.info(
@@ -98,6 +98,12 @@ def _resume(
         multirun.num_cells,
     )
     return multirun
+
+
+def _claim(config: DictConfig) -> Path:
+    folder = run.claim_folder(config, "hydra.sweep.dir")
+    _move_to(config, str(folder))
+    return folder
 
 
 def _move_to(config: DictConfig, folder: str) -> None:
@@ -118,7 +124,8 @@ def _find(store: Store, rules: Config, grid: str) -> SweepRun | None:
     sweeps = store.sweeps()
     wanted = rules.resume.sweep
     if wanted == ANY:
-        return next((one for one in sweeps if one.grid == grid), None)
+        same = [one for one in sweeps if one.grid == grid]
+        return next((one for one in same if not _may_be_alive(one, store)), None)
     named = [one for one in sweeps if wanted in (one.name, one.run_id)]
     if not named:
         newest = ", ".join(one.name for one in sweeps[:5]) or "none"
@@ -127,6 +134,19 @@ def _find(store: Store, rules: Config, grid: str) -> SweepRun | None:
             f"or run id; its newest: {newest}. resume=true takes up the newest of the same grid"
         )
     return named[0]
+
+
+def _may_be_alive(sweep: SweepRun, store: Store) -> bool:
+    """Whether it may be running on another host, where nobody here can look."""
+    if sweep.host == platform.node() or not store.is_running(sweep.run_id):
+        return False
+    logger.warning(
+        "%s is said to be running on %s and is left alone; if it is dead, resume=%s takes it up",
+        sweep.name,
+        sweep.host,
+        sweep.name,
+    )
+    return True
 
 
 def _close(found: SweepRun, store: Store) -> None:

@@ -6,6 +6,7 @@ ends by itself.
 """
 
 import contextlib
+import itertools
 import json
 import logging
 import math
@@ -25,7 +26,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from greenlab import cell_process, tracking
 from greenlab import config as configuration
@@ -190,8 +191,31 @@ def refuse_used(folder: Path) -> None:
         )
 
 
+def claim_folder(config: DictConfig, key: str) -> Path:
+    """Make the folder that `key` names this run's own; `config` has Hydra's part.
+
+    Two that start in the same second are given the same name. One of them may have waited hours
+    for the other, so it goes on in a folder beside it, and `config` says so; unless the user named
+    the folder.
+
+    Raises:
+        OutputError: another run has it.
+    """
+    named = OmegaConf.select(config, key)
+    for number in itertools.count(2):
+        folder = Path(OmegaConf.select(config, key)).resolve()
+        try:
+            claim(folder, key)
+            return folder
+        except OutputError:
+            if any(one.startswith(f"{key}=") for one in config.hydra.overrides.hydra):
+                raise
+        OmegaConf.update(config, key, f"{named}-{number}")
+    raise AssertionError("numbers do not end")
+
+
 def claim(folder: Path, key: str) -> None:
-    """Make `folder` this run's own: two that start in the same second are given the same name.
+    """Make `folder` this run's own.
 
     Raises:
         OutputError: another run has it.

@@ -6,6 +6,7 @@ around each cell in whichever process runs it; the tickets travel there with it.
 
 import contextlib
 import logging
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,8 @@ open_sweep: Multirun | None = None
 _machine = contextlib.ExitStack()
 """Holds the machine's lock while this process checks, and while it launches cells itself."""
 BASIC_LAUNCHER = "hydra._internal.core_plugins.basic_launcher.BasicLauncher"
+ONE_FOLDER_EACH = re.compile(r"hydra[.:]job\.(num|id)\b")
+"""In hydra.sweep.subdir; override_dirname is the same for each try of a cell."""
 SWEEPER = "hydra_plugins.greenlab_sweeper.GreenlabSweeper"
 
 
@@ -56,13 +59,13 @@ class Sweep(Callback):
             cell = configuration.from_omegaconf(config)
             _refuse_sweep_settings(cell)
             _check_writable(Path(config.hydra.run.dir), "hydra.run.dir")
-            _refuse_env_set(config)
+            _refuse_job_settings(config)
             _check_store(cell)
             _machine.enter_context(machine_lock(cell.lock))
             run.start_server([cell])
             _open_store(cell)
             run.preflight([cell])
-            run.claim(Path(config.hydra.run.dir), "hydra.run.dir")
+            run.claim_folder(config, "hydra.run.dir")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a grid with a cell that cannot be run, before any cell starts; else begin it."""
@@ -74,7 +77,7 @@ class Sweep(Callback):
             rules = grid[0].config
             _check_grid(config, grid)
             _check_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
-            _refuse_env_set(config)
+            _refuse_job_settings(config)
             _check_store(rules)
             _machine.enter_context(machine_lock(rules.lock))
             run.start_server([one.config for one in grid])
@@ -115,7 +118,12 @@ def end(status: records.Status) -> bool:
     assert open_sweep is not None
     ending, open_sweep = open_sweep, None
     with _machine:
-        return ending.end(status)
+        try:
+            return ending.end(status)
+        except KeyboardInterrupt:
+            if status == "FINISHED":  # whoever stops greenlab closes it yet, and tries once
+                open_sweep = ending
+            raise
 
 
 @contextmanager
@@ -180,14 +188,19 @@ def _check_grid(config: DictConfig, grid: Sequence[Combination]) -> None:
     if again and any(one.config.repetition != 1 for one in grid) and rules.repetitions != 1:
         raise ConfigError("repetition is set by greenlab; repetitions=3 measures each cell 3 times")
     subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)["subdir"]  # type: ignore[index,call-overload]
-    if again and "hydra.job" not in str(subdir):
+    if again and not ONE_FOLDER_EACH.search(str(subdir)):
         raise ConfigError(
             f"hydra.sweep.subdir={subdir} is the same for all runs of a cell; end it with "
             "${hydra.job.num}"
         )
 
 
-def _refuse_env_set(config: DictConfig) -> None:
+def _refuse_job_settings(config: DictConfig) -> None:
+    if config.hydra.job.chdir:
+        raise ConfigError(
+            "hydra.job.chdir=true: each cell would look for mlflow.db and data in its own folder; "
+            "leave it out, results lie in that folder all the same"
+        )
     if config.hydra.job.env_set:
         raise ConfigError(
             "hydra.job.env_set comes too late for the processes that cells are forked from; set "

@@ -1,5 +1,6 @@
 """How greenlab speaks on a terminal, and into a file or a pipe instead of one."""
 
+import logging
 import os
 import sys
 from typing import Any
@@ -49,3 +50,11 @@ class LogHandler(RichHandler):
         super().__init__(
             console=open_console(), show_path=False, show_level=False, keywords=[], **options
         )
+
+
+class LogFile(logging.FileHandler):
+    """A log that says nothing of its own on the terminal when its disk is full."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)

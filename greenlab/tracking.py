@@ -4,6 +4,7 @@ Everything is read from the folder, so a cell can land again at any time. Landin
 nothing: a run is found by its `greenlab.uid`, equal values are kept once, files are overwritten.
 """
 
+import contextlib
 import logging
 import os
 import shutil
@@ -31,13 +32,18 @@ logger = logging.getLogger(__name__)
 
 MAX_SERIES_POINTS = 320
 """What MLflow's pages ask for of a series; more would be stored and never drawn."""
+MAX_TAG_CHARACTERS = 8000
+"""MLflow's own limit, which it does not hold the tags of a new run to; a database server does."""
 CONNECT_WITHIN_S = 5.0
+CREATE_WITHIN_S = 300.0
+"""On an idle machine it takes some five seconds."""
 UI_URL = "http://127.0.0.1:5000"
 """Where `make ui` serves a local store."""
 _LIBRARY_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the default waits four minutes for a dead server
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # two lines for each cell
 }
 _ARTEFACTS = (
     records.CONFIG_FILE,
@@ -189,11 +195,12 @@ class Store:
     def begin_sweep(self, begun: SweepRun) -> SweepRun:
         """Open the run that stands for a multirun; returns it with its id."""
         told = {
-            f"greenlab.{name}": str(value)
+            f"greenlab.{name}": str(value)[:MAX_TAG_CHARACTERS]
             for name, value in asdict(begun).items()
             if name not in ("run_id", "name")
         }
-        told["greenlab.overrides"] = without_password(begun.overrides) or ""
+        overrides = without_password(begun.overrides) or ""
+        told["greenlab.overrides"] = overrides[:MAX_TAG_CHARACTERS]
         run = self.client.create_run(  # tags at once: killed in between, it would be nobody's
             self.experiment_id,
             run_name=begun.name,
@@ -227,6 +234,10 @@ class Store:
                     )
                 )
         return found
+
+    def is_running(self, run_id: str) -> bool:
+        """Whether a run has not been closed; one that died is not either."""
+        return str(self.client.get_run(run_id).info.status) == "RUNNING"
 
     def reopen_sweep(self, run_id: str) -> None:
         """Let the run of a multirun be running again."""
@@ -325,33 +336,44 @@ def _unavailable(uri: str) -> Iterator[None]:
 
 
 def _open_sqlite(path: Path, experiment: str) -> Store:
-    # MLflow sets a fresh database up without a lock: two processes at once destroy it.
-    with FileLock(path.with_suffix(".lock"), timeout=120):
-        if not path.exists():
-            logger.info("creating %s", path)
-            _create(path)
-        store = _connect(f"sqlite:///{path}", experiment, artifact_location=path.parent)
-        with sqlite3.connect(path) as connection:  # readers and writers no longer block
+    if not path.exists() or path.stat().st_size == 0:
+        _create(path)
+    _use_wal(path)
+    return _connect(f"sqlite:///{path}", experiment, artifact_location=path.parent)
+
+
+def _use_wal(path: Path) -> None:
+    """Readers and writers no longer block each other."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        if connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
             connection.execute("PRAGMA journal_mode=wal")
-    return store
 
 
 def _create(path: Path) -> None:
     """Set a database up beside its place: killed half-way, MLflow could not go on with it."""
-    from mlflow import MlflowClient
+    from mlflow import MlflowClient  # before the lock: others that start now do it meanwhile
 
-    folder = path.with_suffix(".partial")  # a folder: SQLite leaves a journal beside its file
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
     _quieten()
-    MlflowClient(tracking_uri=f"sqlite:///{folder / path.name}").search_experiments(max_results=1)
-    (folder / path.name).replace(path)
-    folder.rmdir()
+    # MLflow sets a fresh database up without a lock: two processes at once destroy it.
+    with FileLock(path.with_suffix(".lock"), timeout=CREATE_WITHIN_S):
+        if path.exists() and path.stat().st_size > 0:
+            return
+        logger.info("creating %s", path)
+        folder = path.with_suffix(".partial")  # a folder: SQLite leaves a journal beside its file
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        fresh = folder / path.name
+        MlflowClient(tracking_uri=f"sqlite:///{fresh}").search_experiments(max_results=1)
+        fresh.replace(path)
+        folder.rmdir()
+        _use_wal(path)
 
 
 def _quieten() -> None:
     for name in ("mlflow", "alembic"):  # they announce every table that they create
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It logs each error with its traceback before it raises it.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
 
 def _connect(uri: str, experiment: str, artifact_location: Path | None) -> Store:

@@ -117,9 +117,13 @@ def _own_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh mlflow.db: MLflow takes seconds to make one."""
+    """A fresh mlflow.db, complete without its write-ahead log: MLflow takes seconds to make one."""
+    import sqlite3
+
     folder = tmp_path_factory.mktemp("store")
     tracking.open_store(Mlflow(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}"))
+    with sqlite3.connect(folder / "mlflow.db") as database:
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return folder / "mlflow.db"
 
 

@@ -48,8 +48,8 @@ def measuring_process(greenlab: CommandLine, main: int, cell: int) -> psutil.Pro
     return wait_for(look, f"cell {cell} to be measured")
 
 
-def assert_nothing_left(greenlab: CommandLine) -> None:
-    wait_until = time.monotonic() + 5
+def assert_nothing_left(greenlab: CommandLine, within_s: float = 5) -> None:
+    wait_until = time.monotonic() + within_s
     while time.monotonic() < wait_until and greenlab_processes(greenlab.folder):
         time.sleep(0.1)
     assert not greenlab_processes(greenlab.folder)
@@ -128,4 +128,4 @@ def test_the_server_ends_with_greenlab_even_while_it_imports(greenlab: CommandLi
         maps = Path(f"/proc/{server.pid}/maps")
         wait_for(lambda: True if "libtorch" in maps.read_text() else None, "torch to be imported")
         main.kill()
-    server.wait(timeout=1)
+    assert_nothing_left(greenlab, within_s=2)

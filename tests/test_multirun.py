@@ -4,6 +4,7 @@ The launcher is the tests' own: it leaves the golden cell's record for each job,
 Everything else is real: the agenda, the folders, the store.
 """
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -19,11 +20,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from greenlab import config as configuration
 from greenlab import record, resume, run
+from greenlab import sweep as sweeps
 from greenlab.config import Config, Mlflow
 from greenlab.errors import ConfigError, OutputError
 from greenlab.grid import Combination
 from greenlab.multirun import Launch, Multirun
-from greenlab.record import Failure, Record
+from greenlab.record import Claim, Failure, Record
 from greenlab.run import Place
 from greenlab.tracking import Store, open_store
 
@@ -182,6 +184,31 @@ def test_a_named_sweep_counts_its_own_cells_alone(lab: Lab) -> None:
     assert len(lab.cells(sweep=second.name)) == len(SIZES)
 
 
+def test_a_sweep_that_may_be_alive_on_another_host_is_left_alone(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr("platform.node", lambda: "another-host")
+        alive = lab.begin()
+
+    assert lab.begin("resume=true").name != alive.name
+    assert lab.store.is_running(alive._run.run_id)
+    assert lab.begin(f"resume={alive.name}").name == alive.name
+
+
+def test_a_damaged_record_does_not_take_the_end_table_with_it(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    sweep = lab.begin()
+    sweep.measure(lab.launch, None)
+    [folder, *_] = record.cell_folders(sweep.folder)
+    (folder / "record.json").write_text("{")
+    sweep.end("FINISHED")
+
+    assert "left out of the table" in caplog.text
+    assert not lab.store.is_running(sweep._run.run_id)
+
+
 def test_a_sweep_that_is_not_known_is_refused_and_the_newest_are_named(lab: Lab) -> None:
     known = lab.begin()
     with pytest.raises(ConfigError, match=rf"resume=nope.*{known.name}"):
@@ -199,6 +226,59 @@ def test_cells_of_another_machine_are_pointed_out_or_refused(
     assert f"machine {HERE.machine}" in caplog.text
     with pytest.raises(ConfigError, match=r"resume\.strict.*elsewhere"):
         lab.begin("resume=true", "resume.strict=true", place=elsewhere)
+
+
+def test_two_sweeps_of_the_same_second_have_folders_of_their_own(lab: Lab) -> None:
+    first = lab.begin()
+    lab.num_begun = 0  # the second is given the same name, and had to wait for the first
+    second = lab.begin()
+    second.measure(lab.launch, None)
+
+    assert second.folder == first.folder.with_name("1-2")
+    assert record.cell_folders(first.folder) == []
+    assert len(record.cell_folders(second.folder)) == len(SIZES)
+    assert lab.hydra.hydra.overrides.hydra == [f"hydra.sweep.dir='{second.folder}'"]
+
+
+def test_a_folder_that_the_user_named_and_another_run_has_is_refused(lab: Lab) -> None:
+    taken = lab.begin().folder
+    config = OmegaConf.create(
+        {
+            "hydra": {
+                "sweep": {"dir": str(taken)},
+                "overrides": {"hydra": [f"hydra.sweep.dir={taken}"]},
+            }
+        }
+    )
+    with pytest.raises(OutputError, match=r"hydra\.sweep\.dir=.* holds the results of another run"):
+        run.claim_folder(config, "hydra.sweep.dir")
+
+
+def test_a_refused_resume_leaves_no_sweep_running(lab: Lab) -> None:
+    done = lab.begin()
+    done.measure(lab.launch, None)
+    done.end("FINISHED")
+    with pytest.raises(ConfigError, match=r"resume\.strict"):
+        lab.begin("resume=true", "resume.strict=true", place=Place(machine="other", commit="0"))
+
+    found = lab.store.client.search_runs(
+        [lab.store.experiment_id], "tags.`greenlab.kind` = 'sweep'"
+    )
+    assert [one.info.status for one in found] == ["FINISHED"]
+
+
+def test_cells_of_other_grids_do_not_matter_to_a_resume(
+    lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    lab.begin_grid([["batch_size=8"]]).measure(lab.launch, None)  # on the golden cell's machine
+    elsewhere = Place(machine="elsewhere", commit="of another day")
+    with caplog.at_level(logging.WARNING):
+        fresh = lab.begin("resume=true", "resume.strict=true", place=elsewhere)
+    fresh.measure(lab.launch, None)
+
+    assert "elsewhere" not in caplog.text
+    assert len(lab.cells(sweep=fresh.name)) == len(SIZES)
+    assert record.read_claim(fresh.folder / run.CLAIM_FILE) == Claim()
 
 
 def test_what_a_dead_sweep_left_behind_is_landed_and_closed(lab: Lab) -> None:
@@ -333,13 +413,36 @@ def test_a_landing_that_the_user_stopped_is_completed_at_the_end(
         raise KeyboardInterrupt
 
     sweep = lab.begin()
-    with monkeypatch.context() as ctrl_c, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as ctrl_c:
         ctrl_c.setattr(Store, "_tag", stopped)
-        sweep.measure(lab.launch, 1)
+        with pytest.raises(KeyboardInterrupt):
+            sweep.measure(lab.launch, 1)
     assert [one.info.status for one in lab.cells()] == ["RUNNING"]
 
     sweep.end("KILLED")
     assert [one.info.status for one in lab.cells()] == ["FINISHED"]
+
+
+def test_a_sweep_that_is_stopped_at_its_end_table_is_closed(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(self: Store, *told: object) -> None:
+        raise KeyboardInterrupt
+
+    begun = lab.begin()
+    begun.measure(lab.launch, None)
+    sweeps.open_sweep = begun
+    with monkeypatch.context() as ctrl_c:
+        ctrl_c.setattr(Store, "land_sweep", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            sweeps.end("FINISHED")
+    sweeps.end("KILLED")  # as __main__ does
+
+    [own] = lab.store.client.search_runs(
+        [lab.store.experiment_id], "tags.`greenlab.kind` = 'sweep'"
+    )
+    assert own.info.status == "KILLED"
+    assert sweeps.open_sweep is None
 
 
 def test_a_cell_that_another_process_logs_is_waited_for(lab: Lab) -> None:
@@ -365,9 +468,10 @@ def test_cells_whose_option_names_have_a_slash_are_cells_like_others(
 
     lab.inner = "own/"  # model=own/tiny
     first = lab.begin()
-    with monkeypatch.context() as away, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as away:
         away.setattr(Store, "land", down)
-        first.measure(lab.dying_after(2), 1)
+        with pytest.raises(KeyboardInterrupt):
+            first.measure(lab.dying_after(2), 1)
     assert run.count_unsynced(first.folder) == 2
     again = lab.begin("resume=true")
     again.measure(lab.launch, 1)
@@ -375,6 +479,22 @@ def test_cells_whose_option_names_have_a_slash_are_cells_like_others(
     assert again.end("FINISHED")
     assert len(lab.cells(sweep=first.name)) == len(lab.launched) == len(SIZES)
     assert "no row" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("subdir", "is_refused"),
+    [
+        ("${hydra.job.num}", False),
+        ("cell-${hydra:job.num}", False),
+        ("${hydra.job.override_dirname}", True),  # a second try would have the folder of the first
+        ("cell", True),
+    ],
+)
+def test_cells_that_may_run_again_need_folders_of_their_own(subdir: str, is_refused: bool) -> None:
+    config = OmegaConf.create({"hydra": {"sweep": {"subdir": subdir}}})
+    grid = [Combination(overrides=[], config=make_config("retries=1"))]
+    with pytest.raises(ConfigError, match=r"job\.num") if is_refused else contextlib.nullcontext():
+        sweeps._check_grid(config, grid)
 
 
 # ------------------------------------------------------------------------------------- signatures

@@ -597,21 +597,28 @@ def test_a_sweep_is_found_again_as_it_began(store: Store) -> None:
     assert begun == replace(SWEEP, run_id=begun.run_id)
 
 
+def test_a_long_command_line_does_not_keep_a_sweep_from_its_store(store: Store) -> None:
+    run_id = store.begin_sweep(replace(SWEEP, overrides="seed=1 " * 2000)).run_id
+
+    assert len(store.client.get_run(run_id).data.tags["greenlab.overrides"]) == 8000
+
+
 def test_a_sweep_that_dies_at_once_is_found_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Killed(Exception):
+    class KilledError(Exception):
         """Stands for kill -9 at the second request."""
 
     create_run = store.client.create_run
 
     def die_after(*given: Any, **named: Any) -> None:
         create_run(*given, **named)
-        raise Killed
+        raise KilledError
 
-    with monkeypatch.context() as dying, pytest.raises(Killed):
+    with monkeypatch.context() as dying:
         dying.setattr(store.client, "create_run", die_after)
-        store.begin_sweep(SWEEP)
+        with pytest.raises(KilledError):
+            store.begin_sweep(SWEEP)
 
     assert [one.name for one in store.sweeps()] == [SWEEP.name]
 
