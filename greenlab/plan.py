@@ -25,10 +25,8 @@ BETWEEN_RUNS = 0.05
 the next; our choice, what a shared machine with two cores shows at its best."""
 BETWEEN_OCCASIONS = 0.05
 """The same of all cells together, from when they were tried to when they will be run: heat, clocks,
-other users. Our choice."""
-LASTING_SHARE = 0.5
-"""Of what sets two probes of the same apart, where that is more than `BETWEEN_RUNS`: so much stays
-for a whole sweep. Our choice."""
+other users. Our choice. Where probes are further apart than this, so are occasions: whoever
+disturbs does it for minutes."""
 LANDING_S = (0.2, 1.2)
 """From the end of a cell's process to the next one's start, in MLflow and Hydra: as seen with an
 SQLite store on two cores, quiet and busy. Not metered."""
@@ -304,8 +302,9 @@ class _FromProbes:
         passes = [cell.work for cell in cells]
         tests = [replace(work, trains=False) for work in passes]
         sample_s = self._carry([probe.sample_s for probe in self._probes], passes + tests, TIME)
-        lasting = max(BETWEEN_OCCASIONS, LASTING_SHARE * self._trial)
-        sample_s *= np.exp(lasting * self._occasion.normal)
+        slowness = np.exp(max(BETWEEN_OCCASIONS, self._trial) * self._occasion.normal)
+        sample_s *= slowness
+        self._around_s *= slowness
         active_w: Sequence[Draws | None] = [None] * len(cells)
         if len(self._active_w) == len(self._probes):
             active_w = list(self._carry(self._active_w, passes, POWER))
