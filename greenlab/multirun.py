@@ -137,7 +137,7 @@ class Multirun:
         before = f", {self._num_before} of them before" if self._num_before else ""
         missing = num_cells - self._agenda.num_settled
         go_on = f" {missing} were not measured: resume={self.name} goes on." if missing else ""
-        return f"{done} of {num_cells} cells are finished{before}; this took {took}.{go_on}"
+        return f"{done} of {num_cells} cells finished{before}; this took {took}.{go_on}"
 
     def _remarks(self, groups: Sequence[Group]) -> list[str]:
         cells = [record for group in groups for record in group]

@@ -376,7 +376,7 @@ def test_repetitions_given_by_hand_are_rows_of_one_cell(
 
     assert sweep.end("FINISHED")
     printed = capsys.readouterr().out
-    assert "2 of 2 cells are finished" in printed
+    assert "2 of 2 cells finished" in printed
     assert "no row" not in printed
 
 
