@@ -75,7 +75,7 @@ class Spread:
         return replace(self, **{name: scale * getattr(self, name) for name in effects})
 
 
-# Our choices, held against 16 architectures at three batch sizes on two CPU cores.
+# Our choices, held against timings of seven architectures on two busy CPU cores.
 TIME = Spread(
     expected_slope=1.0,
     slope=0.2,
