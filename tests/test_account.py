@@ -315,7 +315,8 @@ def test_a_cell_that_fails_keeps_its_joules(
     assert account.stages[-1].name == "active"
     assert account.ended_at_s == pytest.approx(record.ended_at_s, abs=0.3)
     wasted = metrics(record)
-    assert wasted.keys() == {f"energy/wasted{part}_j" for part in ("", "_gpu", "_cpu", "_dram")}
+    parts = {f"energy/wasted{part}_j" for part in ("", "_gpu", "_cpu", "_dram")}
+    assert wasted.keys() == parts | {"energy/metered_j"}
     assert wasted["energy/wasted_j"] == pytest.approx(sum(account.energy_j.values()))
 
 

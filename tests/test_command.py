@@ -21,6 +21,7 @@ QUICK = (
     "phase.min_active_s=0.2",
     "idle.settle_s=0",
     "idle.window_s=0.3",
+    "order=sequential",
 )
 EVERY_CELL_HAS = [
     "energy/net_j",

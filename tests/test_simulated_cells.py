@@ -51,6 +51,7 @@ def package(**changes: object) -> Zone:
     return Zone("package-0", idle_w=20, active_w=60, **changes)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_every_component_is_within_one_percent_of_the_closed_form(
     measure_on: Measure, tmp_path: Path
 ) -> None:

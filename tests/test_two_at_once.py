@@ -50,6 +50,7 @@ def run_two(greenlab: CommandLine, *commands: Sequence[str]) -> None:
         assert ended_ms <= began_ms
 
 
+@pytest.mark.slow
 def test_the_second_of_two_commands_waits_for_the_first(greenlab: CommandLine) -> None:
     single = [setting for setting in CELLS if setting != "-m"]
     run_two(greenlab, [*single, "hydra.run.dir=a"], [*single, "hydra.run.dir=b"])
