@@ -39,7 +39,7 @@ test-slow: setup  ## the tests that take longer
 test-gpu: setup  ## the tests that need a real NVIDIA GPU
 	$(BIN)/python -m pytest -n 0 -m gpu $(TESTS)
 
-chaos: setup  ## kill a sweep twenty times at random and resume it, 6 minutes
+chaos: setup  ## kill a sweep twenty times at random and resume it, 10 minutes
 	$(BIN)/python -m pytest -n 0 -s -m chaos
 
 check: setup  ## ruff, mypy and the tests
