@@ -149,7 +149,7 @@ class Multirun:
                 "of one machine only."
             )
         if capped := self._agenda.capped():
-            named = {cell_signature(one.cell.config): one.cell.name for one in cells}
+            named = {cell_signature(one[0].cell.config): one[0].cell.name for one in groups}
             names = ", ".join(
                 f"{named.get(self._keys[cell], '?')} ±{half:.1%}" for cell, half in capped.items()
             )

@@ -84,8 +84,9 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """What people call it: `resnet18-32-train`."""
-        return "-".join(self.choices.get(key, "") for key in ("model", "batch_size", "phase"))
+        """What people call it: `resnet18-32-train`, and `-r2` behind it the second time."""
+        chosen = [self.choices.get(key, "") for key in ("model", "batch_size", "phase")]
+        return "-".join(chosen + [f"r{self.repetition}"] * (self.repetition > 1))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
