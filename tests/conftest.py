@@ -27,7 +27,17 @@ CONF = ROOT / "conf"
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # more threads than cores would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-LONGEST_FIRST = ["test_command", "test_simulated_cells", "test_interruption", "test_models"]
+LONGEST_FIRST = [
+    "test_command",
+    "test_multirun",
+    "test_simulated_cells",
+    "test_readme",
+    "test_tracking",
+    "test_interruption",
+    "test_models",
+    "test_machine_lock",
+    "test_account",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -244,6 +244,7 @@ def goes_wrong(fault: str, at_step: int) -> tuple[str, ...]:
     )
 
 
+@pytest.mark.slow
 def test_all_of_a_finished_cell_is_in_its_account(
     measure_on: Callable[..., Record], tmp_path: Path
 ) -> None:

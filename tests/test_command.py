@@ -126,6 +126,7 @@ def build(num_classes):
 """
 
 
+@pytest.mark.slow
 def test_a_grid_outlives_a_cell_that_fails(greenlab: CommandLine) -> None:
     options = greenlab.folder / "my_conf" / "model"
     options.mkdir(parents=True)

@@ -92,6 +92,7 @@ SLOW_TO_COOL = Gpu(thermal_time_s=1.0)
 ZONE = Zone("package-0", idle_w=20, active_w=60)
 
 
+@pytest.mark.slow
 def test_the_second_window_waits_for_what_the_first_had(measure_on: Callable[..., Record]) -> None:
     with SimulatedMachine(zones=[ZONE], gpus=[SLOW_TO_COOL]) as machine:
         record = measure_on(machine, "phase.min_active_s=1", "idle.settle_celsius=3")
