@@ -184,6 +184,7 @@ def test_the_papers_sixteen_land_with_what_they_weigh(greenlab: CommandLine) -> 
         assert {name for name in EVERY_CELL_HAS if name.startswith("model/")} <= metrics.keys()
 
 
+@pytest.mark.slow
 def test_what_cannot_run_is_refused_before_the_first_cell(greenlab: CommandLine) -> None:
     greenlab.environment |= {
         "https_proxy": "http://127.0.0.1:9",  # nobody answers there
