@@ -18,7 +18,7 @@ MODELLED = (
 REPEATED = (
     "Of cells measured n times, J, W and accuracy are means, and ± is the 95 % half-width of that "
     "mean by the scatter (Student's t), or a model's own error where that is more; INVALID runs "
-    "are left out."
+    "are left out, runs on another machine or of other sources have a row of their own."
 )
 COLUMNS = {
     "model": "left",
@@ -40,11 +40,15 @@ COLOURS = {"PASS": "green", "WARN": "yellow"}
 WORST_FIRST = ["INVALID", "WARN", "PASS"]
 
 Group = Sequence[Record]
-"""The repetitions of one cell, the last try of each."""
+"""The repetitions of one cell that may be averaged, the last try of each."""
 
 
 def by_cell(cells: Sequence[Record], grid_order: Mapping[str, int]) -> list[Group]:
-    """Records grouped by cell, in the order of the grid (cell signatures by place)."""
+    """Records grouped by cell, in the order of the grid (cell signatures by place).
+
+    Runs of a cell on another machine, or metered by other sources, are a group of their own; those
+    without a measurement stand with the first.
+    """
     latest: dict[str, Record] = {}
     for record in sorted(cells, key=lambda record: record.cell.started_at_s):
         latest[record.cell.signature] = record
@@ -54,7 +58,18 @@ def by_cell(cells: Sequence[Record], grid_order: Mapping[str, int]) -> list[Grou
     for group in groups.values():
         group.sort(key=lambda record: record.cell.repetition)
     last = len(grid_order)
-    return [groups[key] for key in sorted(groups, key=lambda key: grid_order.get(key, last))]
+    in_order = sorted(groups, key=lambda key: grid_order.get(key, last))
+    return [group for key in in_order for group in _by_origin(groups[key])]
+
+
+def _by_origin(repetitions: Sequence[Record]) -> list[Group]:
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    unmeasured = [record for record in repetitions if record.measurement is None]
+    for record in repetitions:
+        if record.measurement is not None:
+            groups.setdefault(record.origin, []).append(record)
+    first, *others = list(groups.values()) or [[]]
+    return [[*first, *unmeasured], *others]
 
 
 def build_table(name: str, groups: Sequence[Group]) -> Table:

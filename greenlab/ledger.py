@@ -45,6 +45,8 @@ class Ledger:
     parts: dict[str, Part]
     is_modelled: bool
     """Whether some joules are a model's."""
+    is_mixed: bool
+    """Whether not all cells metered the same components."""
 
     @property
     def total_j(self) -> float:
@@ -57,6 +59,7 @@ class Ledger:
         named = {
             f"ledger/{name.replace(' ', '_').replace('-', '_')}_j": part.total_j
             for name, part in self.parts.items()
+            if part.energy_j  # nothing was metered: no number, not a zero
         }
         return named | {"ledger/total_j": self.total_j} if named else {}
 
@@ -72,7 +75,12 @@ def settle(records: Sequence[Record]) -> Ledger:
                 duration_s=sum(duration_s for duration_s, _ in stages),
                 energy_j={c: sum(joules.get(c, 0.0) for _, joules in stages) for c in components},
             )
-    return Ledger(parts=parts, is_modelled=any(record.mark for record in records))
+    metered = {tuple(sorted(one.account.energy_j)) for one in records if one.account}
+    return Ledger(
+        parts=parts,
+        is_modelled=any(record.mark for record in records),
+        is_mixed=len(metered) > 1,
+    )
 
 
 def _stages(records: Sequence[Record]) -> Iterator[tuple[str, tuple[float, dict[str, float]]]]:
@@ -91,14 +99,14 @@ def describe(ledger: Ledger, tariff: Tariff, currency: str) -> list[str]:
     shares = ", ".join(
         f"{name} {part.total_j / total_j:.1%}" for name, part in ledger.parts.items() if total_j
     )
-    lines = [f"Metered in all cells: {mark}{total_j:,.0f} J. {shares}."]
-    prices = [
-        f"{mark}{two_digits(grams)} g CO2e" if (grams := tariff.co2e_g(total_j)) else "",
-        f"a cost of {mark}{two_digits(cost)} {currency}".strip()
-        if (cost := tariff.cost(total_j))
-        else "",
-    ]
-    if told := ", ".join(filter(None, prices)):
+    mixed = " Not all cells metered the same components." if ledger.is_mixed else ""
+    lines = [f"Metered in all cells: {mark}{total_j:,.0f} J. {shares}.{mixed}"]
+    prices = []
+    if (grams := tariff.co2e_g(total_j)) is not None:
+        prices.append(f"{mark}{two_digits(grams)} g CO2e")
+    if (cost := tariff.cost(total_j)) is not None:
+        prices.append(f"a cost of {mark}{two_digits(cost)} {currency}".strip())
+    if told := ", ".join(prices):
         lines.append(
             f"That is {mark}{total_j / J_PER_KWH:.4g} kWh, with PUE {tariff.pue:g}: {told}."
         )

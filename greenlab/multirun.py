@@ -157,7 +157,8 @@ class Multirun:
                 f"max_repetitions={self._rules.max_repetitions} ended these before their mean was "
                 f"known to ±{self._rules.target_rel_ci:.1%}, by the scatter alone: {names}."
             )
-        num_missing = len(set(self._keys)) - len(groups)  # repetition=1,2 is one cell
+        shown = {cell_signature(group[0].cell.config) for group in groups}
+        num_missing = len(set(self._keys) - shown)  # repetition=1,2 is one cell
         if num_missing and self._agenda.num_finished:
             remarks.append(
                 f"{num_missing} cells have no row: they lie in the folders of other sweeps, or are "
@@ -277,8 +278,16 @@ def _result(returned: JobReturn, signature: str) -> Result:
     if record.status != "FINISHED":
         assert record.failure is not None
         return Result(is_finished=False, is_transient=record.failure.is_transient)
-    net_j = None if record.verdict == "INVALID" else records.metrics(record).get("energy/net_j")
-    return Result(is_finished=True, net_j=net_j)
+    return Result(is_finished=True, net_j=_comparable_j(record))
+
+
+def _comparable_j(record: Record) -> float | None:
+    """Net energy for a mean over repetitions; None where it is not to be part of one."""
+    first = record.cell.sweep_first.machine
+    is_elsewhere = first and record.environment and record.environment.machine != first
+    if record.verdict == "INVALID" or is_elsewhere:
+        return None
+    return records.metrics(record).get("energy/net_j")
 
 
 def _ledger_entry(record: Record) -> dict[str, object]:

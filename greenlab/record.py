@@ -478,6 +478,12 @@ class Record:
         return "~" if any(s.provenance.startswith("modelled") for s in self.sources) else ""
 
     @property
+    def origin(self) -> tuple[str, ...]:
+        """Machine and provenance of each component: only what shares them may be averaged."""
+        machine = self.environment.machine if self.environment else ""
+        return machine, *(f"{source.component}={source.provenance}" for source in self.sources)
+
+    @property
     def verdict(self) -> Verdict:
         """PASS without a warning, INVALID where the joules are wrong, else WARN."""
         severities = {doubt.severity for doubt in self.doubts}

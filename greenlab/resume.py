@@ -10,6 +10,7 @@ import platform
 import secrets
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -77,7 +78,9 @@ def _resume(
     if found is not None:
         _close(found, store)
     finished = store.finished_cells(found.name if found and rules.resume.sweep != ANY else None)
-    measured = {key: finished[key] for key in signatures(grid) if key in finished}
+    measured = {
+        key: _comparable(finished[key], place) for key in signatures(grid) if key in finished
+    }
     _compare(measured.values(), place, rules)
     if found is None:
         multirun = _begin_anew(config, grid, store)
@@ -98,6 +101,11 @@ def _resume(
         multirun.num_cells,
     )
     return multirun
+
+
+def _comparable(landed: Landed, place: Place) -> Landed:
+    """A cell of another machine is done, and no part of a mean with those to come."""
+    return landed if landed.machine == place.machine else replace(landed, net_j=None)
 
 
 def _claim(config: DictConfig) -> Path:

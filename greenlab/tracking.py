@@ -48,6 +48,8 @@ _LIBRARY_SETTINGS = {
 _ARTEFACTS = (
     records.CONFIG_FILE,
     records.RECORD_FILE,
+    records.WINDOWS_FILE,  # a cell that failed has its readings there alone
+    records.ACCOUNT_FILE,
     records.TRACE_FILE,
     records.POWER_FILE,
     records.LOG_FILE,

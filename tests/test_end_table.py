@@ -1,12 +1,13 @@
 """The table at the end of a sweep: its cells can be told apart."""
 
 import time
+from dataclasses import replace
 
 import pytest
-from conftest import make_cell, make_config
+from conftest import ROOT, make_cell, make_config
 
 from greenlab import end_table
-from greenlab.record import Failure, Record
+from greenlab.record import Failure, Record, read_record
 from greenlab.terminal import open_console
 
 
@@ -47,3 +48,22 @@ def test_brackets_are_no_colours(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     assert "[conv1]" in shown
     assert "[fc]" in shown
+
+
+def test_runs_of_two_machines_or_other_sources_are_not_averaged() -> None:
+    golden = read_record(ROOT / "tests" / "golden")
+    assert golden.environment is not None
+    assert golden.measurement is not None
+    elsewhere = replace(golden, environment=replace(golden.environment, machine="lab-2"))
+    sources = [replace(one, provenance="modelled:tdp") for one in golden.measurement.sources]
+    modelled = replace(golden, measurement=replace(golden.measurement, sources=sources))
+    lost = replace(golden, status="FAILED", measurement=None)
+    runs = [
+        replace(one, cell=replace(one.cell, signature=str(number)))
+        for number, one in enumerate([golden, elsewhere, modelled, golden, lost])
+    ]
+    groups = end_table.by_cell(runs, {})
+
+    assert [[one.cell.signature for one in group] for group in groups] == [
+        ["0", "3", "4"], ["1"], ["2"]
+    ]  # fmt: skip
