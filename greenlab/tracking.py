@@ -39,7 +39,7 @@ CREATE_WITHIN_S = 300.0
 """On an idle machine it takes some five seconds."""
 UI_URL = "http://127.0.0.1:5000"
 """Where `make ui` serves a local store."""
-_LIBRARY_SETTINGS = {
+LIBRARY_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the default waits four minutes for a dead server
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -321,7 +321,7 @@ def open_store(settings: Mlflow) -> Store:
     """
     check_reachable(settings)
     uri = resolve_uri(settings)
-    for key, value in _LIBRARY_SETTINGS.items():
+    for key, value in LIBRARY_SETTINGS.items():
         os.environ.setdefault(key, value)
     with _unavailable(uri):
         if (path := sqlite_path(uri)) is not None:
