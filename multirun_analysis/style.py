@@ -230,7 +230,7 @@ def mark_modelled(drawn: Figure, cells: pd.DataFrame) -> None:
     parts = sorted({part for text in modelled["modelled"] for part in str(text).split("+")})
     how = {
         "cpu": "CPU: TDP × utilisation",
-        "dram": "DRAM: ½·C·V²·f per module",
+        "dram": "DRAM: so much per module",
     }
     told = "; ".join(how.get(part, f"{part}: modelled") for part in parts)
     affected = sorted(modelled["series"].unique())
