@@ -18,6 +18,7 @@ from typing import Any
 
 from greenlab.errors import without_password
 from multirun_analysis import publish
+from multirun_analysis.runs import NothingToShow
 
 MOST_AT_ONCE = 2
 START_TIMEOUT_S = 120
@@ -118,7 +119,7 @@ async def _execute_one(path: Path, parameters: Parameters, folder: Path) -> Exec
             for place, cell in enumerate(content.cells):
                 await client.async_execute_cell(cell, place)
     except Exception as stopped:  # a notebook's error, or its kernel's: the others go on
-        if getattr(stopped, "ename", "") == publish.NothingToShow.__name__:
+        if getattr(stopped, "ename", "") == NothingToShow.__name__:
             nothing = str(getattr(stopped, "evalue", ""))
             _replace_traceback(content, nothing)
         else:

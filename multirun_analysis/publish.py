@@ -18,7 +18,6 @@ from IPython.display import HTML, Image, display
 from matplotlib import pyplot
 from pandas import DataFrame
 
-from greenlab.errors import without_password
 from multirun_analysis.runs import NothingToShow
 
 if TYPE_CHECKING:
@@ -106,7 +105,7 @@ def facts_html(runs: "Runs") -> str:
     cells = runs.cells
     facts = {
         "sweep": ", ".join(runs.sweep_names),
-        "experiment": f"{runs.experiment}, in {without_password(runs.source)}",
+        "experiment": runs.experiment,
         "cells": f"{len(cells):,} measured, {len(runs.left_out):,} left out",
     }
     if len(cells):
@@ -125,6 +124,11 @@ def remarks_html(runs: "Runs") -> str:
     remarks = runs.remarks or ["Nothing was left out."]
     listed = "".join(f"<li>{html.escape(remark)}</li>" for remark in remarks)
     return f'<div class="remarks"><h4>What was left out, and why</h4><ul>{listed}</ul></div>'
+
+
+def missing_html(sentence: str) -> str:
+    """What stands where a figure would: the runs that it needs."""
+    return f'<p class="missing">{html.escape(sentence)}</p>'
 
 
 def table_html(frame: DataFrame) -> str:
@@ -188,7 +192,7 @@ def _show_caption(caption: str) -> None:
 
 
 def _say_missing(name: str, nothing: NothingToShow) -> None:
-    display(HTML(f'<p class="missing">{html.escape(str(nothing))}</p>'))
+    display(HTML(missing_html(str(nothing))))
     _note(kind="missing", name=name, caption=str(nothing))
 
 
