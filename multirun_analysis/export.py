@@ -167,7 +167,8 @@ def _execute(
     notebooks: Sequence[Path], parameters: Parameters, folder: Path, console: Console
 ) -> list[Section]:
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
+    watched = console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=not watched) as progress:
         whole = progress.add_task("", total=len(notebooks))
         running: dict[str, int] = {}
         sections: dict[str, Section] = {}

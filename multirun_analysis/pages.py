@@ -59,8 +59,9 @@ def notebook_page(section: Section, runs: Runs, parameters: Parameters) -> str:
     executed = section.executed
     failed = f'<p class="failed">{_escaped(executed.error)}</p>' if executed.error else ""
     body = (
-        f'<nav><a href="index.html">all figures of {_escaped(runs.name)}</a></nav>'
-        '<input type="checkbox" id="code"><label for="code">show code</label>'
+        '<input type="checkbox" id="code">'
+        f'<nav><a href="index.html">← all figures of {_escaped(runs.name)}</a>'
+        '<label for="code">code</label></nav>'
         f"<main class='notebook'>{failed}{_body(executed.content)}</main>"
     )
     page = _page(f"{executed.name}: {runs.name}", body)
@@ -72,11 +73,13 @@ def index_page(
 ) -> str:
     """All notebooks of an export; `folder` is where their figures are."""
     contents = "".join(
-        f'<a href="#{_escaped(section.executed.name)}">{_escaped(_title(section))}</a>'
+        f'<a href="#{section.executed.name}" class="{section.status.replace(" ", "-")}">'
+        f"{_escaped(_title(section))}</a>"
         for section in sections
     )
     body = (
-        f"<header><h1>{_escaped(runs.name)}</h1>{publish.facts_html(runs)}</header>"
+        f'<header><p class="kicker">energy analysis</p><h1>{_escaped(runs.name)}</h1>'
+        f"{publish.facts_html(runs)}</header>"
         f"<nav>{contents}</nav><main>{_claims(findings)}"
         + "".join(_section(section, folder) for section in sections)
         + f"</main><footer>{publish.remarks_html(runs)}</footer>"
@@ -118,9 +121,11 @@ def _section(section: Section, folder: Path) -> str:
     if section.executed.error:
         notes += (
             f'<p class="failed"><strong>This notebook failed.</strong> '
-            f'{_escaped(section.executed.error)} — <a href="{name}.html">where</a></p>'
+            f'{_escaped(section.executed.error)} <a href="{name}.html">Its traceback</a></p>'
         )
-    figures = [entry for entry in section.shown if entry["kind"] == "figure"]
+    pictures = "".join(
+        _figure(entry, folder) for entry in section.shown if entry["kind"] == "figure"
+    )
     tables = [entry for entry in section.shown if entry["kind"] == "table"]
     listed = "".join(
         f'<li><a href="tables/{_escaped(entry["name"])}.csv">{_escaped(entry["name"])}.csv</a> '
@@ -130,7 +135,7 @@ def _section(section: Section, folder: Path) -> str:
     return (
         f'<section id="{name}"><h2><a href="{name}.html">{_escaped(_title(section))}</a></h2>'
         f"{opening}{notes}"
-        f'<div class="figures">{"".join(_figure(entry, folder) for entry in figures)}</div>'
+        + (f'<div class="figures">{pictures}</div>' if pictures else "")
         + (f'<ul class="tables">{listed}</ul>' if listed else "")
         + f'<p class="more"><a href="{name}.html">The whole page</a></p></section>'
     )

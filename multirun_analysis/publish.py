@@ -9,11 +9,14 @@ import html
 import io
 import json as json_format
 import os
+import re
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
+import numpy as np
 from IPython.display import HTML, Image, display
 from matplotlib import pyplot
 from pandas import DataFrame
@@ -36,6 +39,7 @@ SCREEN_DPI = 120
 MOST_ROWS = 40
 """Shown of a table; its CSV holds all of them."""
 COMPONENTS = ("gpu", "cpu", "dram")
+COMMAND = re.compile(r"python -m .*?(?=\.?$|\. |; )")
 
 
 def figure(name: str, function: "Callable[..., Figure]", *args: Any, caption: str = "") -> None:
@@ -109,14 +113,17 @@ def facts_html(runs: "Runs") -> str:
         "cells": f"{len(cells):,} measured, {len(runs.left_out):,} left out",
     }
     if len(cells):
+        began_s, ended_s = cells["started_at_s"].min(), cells["ended_at_s"].max()
+        facts["run"] = f"{_utc(began_s)} to {_utc(ended_s)} UTC"
         facts["machine"] = _listed(cells["machine"])
         for component in COMPONENTS:
-            facts[f"{component} energy"] = _listed(cells[f"source_{component}"])
+            source = cells[f"source_{component}"].str.replace("modelled", "~modelled")
+            facts[f"{component} energy"] = _listed(source)
         facts["models"] = ", ".join(sorted(set(cells["model"].astype(str))))
     told = "".join(
         f"<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>" for term, text in facts.items()
     )
-    return f'<dl class="facts">{told}</dl>{_modelled_html(runs)}'
+    return f'<dl class="facts">{told}</dl>{_modelled_html(cells)}'
 
 
 def remarks_html(runs: "Runs") -> str:
@@ -127,8 +134,9 @@ def remarks_html(runs: "Runs") -> str:
 
 
 def missing_html(sentence: str) -> str:
-    """What stands where a figure would: the runs that it needs."""
-    return f'<p class="missing">{html.escape(sentence)}</p>'
+    """What stands where a figure would: the runs that it needs, their command set as such."""
+    told = COMMAND.sub(r"<code>\g<0></code>", html.escape(sentence, quote=False))
+    return f'<p class="missing">{told}</p>'
 
 
 def table_html(frame: DataFrame) -> str:
@@ -138,18 +146,27 @@ def table_html(frame: DataFrame) -> str:
     )
 
 
-def _modelled_html(runs: "Runs") -> str:
-    modelled = runs.cells[runs.cells["modelled"] != ""] if len(runs.cells) else runs.cells
-    if modelled.empty:
+def _modelled_html(cells: DataFrame) -> str:
+    modelled = {
+        component.upper(): cells[f"source_{component}"].str.startswith("modelled")
+        for component in COMPONENTS
+        if len(cells)
+    }
+    components = [component for component, of_cells in modelled.items() if of_cells.any()]
+    if not components:
         return ""
-    components = {name.upper() for text in modelled["modelled"] for name in text.split("+")}
-    what = " and ".join(sorted(components))
+    num = int(np.logical_or.reduce(list(modelled.values())).sum())
     return (
-        f'<p class="modelled"><strong>~modelled:</strong> {html.escape(what)} power of '
-        f"{len(modelled):,} of {len(runs.cells):,} cells is modelled, not measured. A TDP model "
-        "makes energy proportional to utilisation × time by construction: these joules rank "
-        "nothing that time does not.</p>"
+        f'<p class="modelled"><strong>~modelled, not measured:</strong> the '
+        f"{' and '.join(components)} energy of {num:,} of {len(cells):,} cells. Modelled power "
+        "makes energy follow from time and utilisation by construction: no claim about energy is "
+        "decided by it.</p>"
     )
+
+
+def _utc(time_s: float) -> str:
+    """A Unix time to the minute; a cell that has no end has no date."""
+    return "?" if np.isnan(time_s) else f"{datetime.fromtimestamp(time_s, UTC):%Y-%m-%d %H:%M}"
 
 
 def _listed(values: Any) -> str:
