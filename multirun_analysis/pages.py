@@ -184,10 +184,10 @@ def _claim(finding: Mapping[str, Any]) -> str:
 
     verdict = text("verdict")
     mark = VERDICTS.get(str(finding.get("verdict")), "")
-    section = f' <span class="where">{text("section")}</span>' if finding.get("section") else ""
+    where = f"Sec. {text('section').removeprefix('Sec. ')}" if finding.get("section") else ""
     return (
-        f'<tr class="{verdict.replace(" ", "-")}"><td>{text("claim")}{section}'
-        f'<div class="where">{text("series")}</div></td><td>{text("phase")}</td>'
+        f'<tr class="{verdict.replace(" ", "-")}"><td>{text("claim")}'
+        f'<div class="where">{", ".join(filter(None, [where, text("series")]))}</div></td><td>{text("phase")}</td>'
         f"<td>{_interval(finding)}<div class='where'>{text('statistic')}</div></td>"
         f'<td><span class="verdict">{mark} {verdict}</span>'
         f'<div class="where">{text("reason")}</div></td></tr>'
