@@ -28,11 +28,20 @@ from multirun_analysis.contrast import (
     compare,
     gate,
     middle,
+    plain,
 )
 from multirun_analysis.pairing import NotComparableError
-from multirun_analysis.runs import ALL, NEWEST, load
+from multirun_analysis.runs import ALL, NEWEST, NothingToShow, Runs, load
 
-__all__ = ["Comparisons", "Gated", "NotComparableError", "add_arguments", "compare", "gate", "main"]
+__all__ = [
+    "Comparisons",
+    "add_arguments",
+    "compare",
+    "earlier_sweep",
+    "for_notebook",
+    "gate",
+    "main",
+]
 
 PREVIOUS = "previous"
 METRICS = ("energy/net_per_sample_j", "time/per_sample_s")
@@ -88,6 +97,42 @@ def main(arguments: argparse.Namespace) -> int:
     undecided = not done or any(not each.is_decidable for each in gated)
     # A metric that was only offered may be refused; one that was asked for, or gated, may not.
     return 2 if undecided or (refused and (arguments.metric or gated)) else 0
+
+
+def for_notebook(a: DataFrame, b: DataFrame, metric: str) -> Comparisons:
+    """Compare; what is refused on the command line is nothing to show in a notebook.
+
+    Raises:
+        NothingToShow: the sweeps cannot be compared in this metric.
+    """
+    try:
+        return compare(a, b, metric)
+    except NotComparableError as error:
+        raise NothingToShow(str(error)) from error
+
+
+def earlier_sweep(found: Runs) -> str:
+    """Name the newest sweep before `found` that shares work with it.
+
+    Raises:
+        NothingToShow: there is none, or `found` holds several sweeps.
+    """
+    if len(found.sweep_names) != 1:
+        raise NothingToShow(
+            "One sweep is compared with one other. For example: "
+            "make analysis SWEEP=after AGAINST=before ANALYSIS=compare"
+        )
+    known = found.source.sweeps()["sweep"].tolist()
+    own = set(found.cells["work"]) - {""}
+    for name in known[known.index(found.sweep_names[0]) + 1 :]:
+        tags = found.source.runs([name]).tags
+        if "greenlab.work" in tags and own & set(tags["greenlab.work"].dropna()):
+            return str(name)
+    raise NothingToShow(
+        "A comparison needs an earlier sweep of the same work. Run the same command again, after "
+        "the change that is to be judged, with repetition=1,2,3 both times; or name any sweep with "
+        "AGAINST="
+    )
 
 
 def _factor(text: str) -> float:
@@ -165,7 +210,7 @@ def _row(cell: CellComparison) -> list[str]:
         f"{middle(cell.pair.values_a):.4g}",
         f"{middle(cell.pair.values_b):.4g}",
         _number(cell.ratio.value, ".3f"),
-        f"{cell.ratio.low:.3f}–{cell.ratio.high:.3f}{own}" if known else "–",
+        f"{plain(cell.ratio.low)}–{plain(cell.ratio.high)}{own}" if known else "–",
         *(_number(p, ".2g") for p in (cell.p_welch, cell.p_holm, cell.p_rank)),
         _number(cell.hedges_g, "+.1f"),
         cell.verdict,
@@ -183,9 +228,15 @@ def _gate_text(comparisons: Comparisons, gated: Gated) -> str:
     if not gated.is_decidable:
         return (
             f"{name}: NOT DECIDABLE. No cell has repetitions in both sweeps, and fewer than "
-            f"{MIN_CELLS} cells have a ratio. Measure both again with repetition=0,1,2"
+            f"{MIN_CELLS} cells have a ratio. Measure both again with repetition=1,2,3"
         )
-    return f"{name}: passed, {gated.num_tested} of {len(comparisons.cells)} cells were tested."
+    told = f"{name}: passed, {gated.num_tested} of {len(comparisons.cells)} cells were tested."
+    if gated.num_unsure:
+        told += (
+            f" The intervals of {gated.num_unsure} reach beyond the gate: they may be worse, and "
+            "more repetitions would tell"
+        )
+    return told
 
 
 def as_json(comparisons: Comparisons, gated: Gated | None = None) -> dict[str, object]:
@@ -217,6 +268,7 @@ def as_json(comparisons: Comparisons, gated: Gated | None = None) -> dict[str, o
             "is_passed": not gated.worse if gated.is_decidable else None,
             "worse": list(gated.worse),
             "num_tested": gated.num_tested,
+            "num_unsure": gated.num_unsure,
         }
     return found
 

@@ -122,7 +122,10 @@ class Comparisons:
     def summary(self) -> str:
         """The overall ratio in a sentence."""
         counts = [sum(c.verdict == name for c in self.cells) for name in ("less", "more")]
-        told = f"{self.metric}: {ratio_text(self.overall)} over {len(self.cells)} cells"
+        num, without = self.overall.num, len(self.cells) - self.overall.num
+        told = f"{self.metric}: {ratio_text(self.overall)} over {num} cells"
+        if without:
+            told += f" ({without} more have values ≤ 0, and so no ratio)"
         if not math.isnan(self.p_wilcoxon):
             told += f", Wilcoxon p = {self.p_wilcoxon:.2g}"
         return f"{told}; {counts[0]} less, {counts[1]} more after Holm's correction."
@@ -137,7 +140,9 @@ class Gated:
     worse: tuple[str, ...]
     """Why B fails, a sentence each; empty where it passes."""
     num_tested: int
-    """Cells with repetitions on both sides."""
+    """Cells with repetitions on both sides, and values above 0."""
+    num_unsure: int
+    """Tested cells that passed although their 95 % interval reaches beyond the gate."""
     is_overall_tested: bool
 
     @property
@@ -160,20 +165,7 @@ def compare(
         NotComparableError: nothing in them is comparable; the message says what differs.
     """
     found = pairing.pair(a, b, metric, series_a=series_a, series_b=series_b)
-    compared = [statistics.compare_samples(p.values_a, p.values_b) for p in found.pairs]
-    adjusted = statistics.holm([each.p_welch for each in compared])
-    cells = tuple(
-        CellComparison(
-            pair=one,
-            ratio=_with_own_uncertainty(one, each.ratio),
-            p_welch=each.p_welch,
-            p_holm=float(p_holm),
-            p_rank=each.p_rank,
-            hedges_g=each.hedges_g,
-            verdict=_verdict(one, float(p_holm)),
-        )
-        for one, each, p_holm in zip(found.pairs, compared, adjusted, strict=True)
-    )
+    cells = compare_pairs(found.pairs)
     overall, p_wilcoxon = _overall(cells)
     return Comparisons(
         metric=metric,
@@ -187,6 +179,24 @@ def compare(
         differences=found.differences,
         left_out=found.left_out,
         modelled=found.modelled,
+    )
+
+
+def compare_pairs(pairs: Sequence[Pair]) -> tuple[CellComparison, ...]:
+    """Test each pair, and adjust the p values for their number (Holm)."""
+    compared = [statistics.compare_samples(p.values_a, p.values_b) for p in pairs]
+    adjusted = statistics.holm([each.p_welch for each in compared])
+    return tuple(
+        CellComparison(
+            pair=one,
+            ratio=_with_own_uncertainty(one, each.ratio),
+            p_welch=each.p_welch,
+            p_holm=float(p_holm),
+            p_rank=each.p_rank,
+            hedges_g=each.hedges_g,
+            verdict=_verdict(one, float(p_holm)),
+        )
+        for one, each, p_holm in zip(pairs, compared, adjusted, strict=True)
     )
 
 
@@ -254,6 +264,10 @@ def gate(comparisons: Comparisons, edge: float) -> Gated:
         for cell, p in zip(comparisons.cells, adjusted, strict=True)
         if p < SIGNIFICANT
     ]
+    reaching = [
+        p >= SIGNIFICANT and (1 / cell.ratio.low if turned else cell.ratio.high) > edge
+        for cell, p in zip(comparisons.cells, adjusted, strict=True)
+    ]
     overall = comparisons.overall
     if (1 / overall.high if turned else overall.low) > edge:
         worse.append(f"all {overall.num} cells: {ratio_text(overall)}")
@@ -261,6 +275,7 @@ def gate(comparisons: Comparisons, edge: float) -> Gated:
         edge=edge,
         worse=tuple(worse),
         num_tested=int((~np.isnan(adjusted)).sum()),
+        num_unsure=sum(reaching),
         is_overall_tested=not math.isnan(overall.low),
     )
 
@@ -271,4 +286,9 @@ def ratio_text(ratio: Estimate) -> str:
         return "no ratio"
     if math.isnan(ratio.low):
         return f"B / A = {ratio.value:.3f}"
-    return f"B / A = {ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+    return f"B / A = {ratio.value:.3f} [{plain(ratio.low)}, {plain(ratio.high)}]"
+
+
+def plain(ratio: float) -> str:
+    """Three decimals, or three digits where a ratio is known to no more than its size."""
+    return f"{ratio:.3f}" if 0.01 <= ratio < 100 else f"{ratio:.2g}"

@@ -76,7 +76,7 @@ def check_metric(metric: str, known: Iterable[str]) -> None:
     Raises:
         NotComparableError: with names that are close.
     """
-    names = sorted(name for name in set(known) if "/" in name)
+    names = sorted(name for name in set(known) if "/" in name and "_u95" not in name)
     if metric not in names:
         close = difflib.get_close_matches(metric, names, n=3, cutoff=0.5)
         raise NotComparableError(
@@ -213,7 +213,7 @@ def _pair(a: DataFrame, b: DataFrame, metric: str) -> Pair | str:
     """The repetitions of one piece of work, or why they cannot be compared."""
     samples = {*runs.column(a, "work/samples").dropna(), *runs.column(b, "work/samples").dropna()}
     if is_total(metric) and len(samples) > 1:
-        told = " and ".join(f"{number:,.0f}" for number in sorted(samples))
+        told = "; ".join(f"{number:,.0f}" for number in sorted(samples))
         return (
             f"{metric} is of different numbers of samples ({told}); compare per sample: "
             f"{'time/per_sample_s' if metric.startswith('time/') else 'energy/net_per_sample_j'}"

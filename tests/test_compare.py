@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from multirun_analysis import compare as command
 from multirun_analysis import contrast, pairing
 from multirun_analysis.contrast import Comparisons
 from multirun_analysis.figures import compare as figures
-from multirun_analysis.pairing import NotComparableError
+from multirun_analysis.pairing import NotComparableError, Pair
 from multirun_analysis.runs import NothingToShow
 
 J = "energy/net_per_sample_j"
@@ -127,6 +128,7 @@ def test_negative_energy_has_a_verdict_and_no_ratio() -> None:
     (cell,) = contrast.compare(a, b, J).cells
     assert math.isnan(cell.ratio.value)
     assert cell.verdict == "more"
+    assert "1 more have values ≤ 0" in contrast.compare(a, b, J).summary
     with pytest.raises(NothingToShow, match="above zero"):
         figures.forest(contrast.compare(a, b, J))
 
@@ -134,13 +136,27 @@ def test_negative_energy_has_a_verdict_and_no_ratio() -> None:
 # ------------------------------------------------------------------------------ finds
 
 
+def pair(seed: int, at: int, noise: float) -> Pair:
+    values = (at + 1) * np.exp(noise * np.random.default_rng([seed, at]).standard_normal((2, 5)))
+    return Pair(
+        work=f"{at}",
+        label=f"{at}",
+        model="",
+        phase="",
+        batch_size=128.0,
+        values_a=tuple(values[0]),
+        values_b=tuple(values[1]),
+        u95_a=math.nan,
+        u95_b=math.nan,
+    )
+
+
 def test_a_sweep_against_itself_differs_in_at_most_one_of_twenty_comparisons() -> None:
     significant = sweeps = 0
     for seed in range(200):
         noise = 0.02 + 0.03 * (seed % 4) / 3
-        a, b = sweep(seed, noise=noise), sweep(seed + 10_000, noise=noise)
-        found = contrast.compare(a, b, J)
-        num = sum(cell.verdict in {"less", "more"} for cell in found.cells)
+        found = contrast.compare_pairs([pair(seed, at, noise) for at in range(12)])
+        num = sum(cell.verdict in {"less", "more"} for cell in found)
         significant, sweeps = significant + num, sweeps + (num > 0)
     assert significant / (200 * 12) <= 0.05
     assert sweeps / 200 <= 0.08  # Holm: 5 % of sweeps have any, give or take 1.5
@@ -194,7 +210,7 @@ def test_totals_of_different_numbers_of_samples_are_left_out() -> None:
     total = {"energy/net_j": 5.0}
     a = frame(rows([1.0], **total))
     b = frame(rows([1.0], **{**total, "work/samples": 2048.0}))
-    with pytest.raises(NotComparableError, match=r"1,024 and 2,048.*energy/net_per_sample_j"):
+    with pytest.raises(NotComparableError, match=r"1,024; 2,048.*energy/net_per_sample_j"):
         contrast.compare(a, b, "energy/net_j")
     assert len(contrast.compare(a, b, J).cells) == 1
 
@@ -296,6 +312,13 @@ def test_the_gate_fails_what_is_worse_and_passes_what_is_not() -> None:
     assert not contrast.gate(worse, 1.3).worse
     assert not contrast.gate(contrast.compare(sweep(0), sweep(1), J), 1.05).worse
     assert not contrast.gate(contrast.compare(sweep(1, factor=1.2), sweep(0), J), 1.05).worse
+
+
+def test_a_gate_that_scatter_lets_pass_says_so() -> None:
+    unsure = contrast.compare(sweep(0, noise=0.2, num=2), sweep(1, noise=0.2, num=2), J)
+    assert contrast.gate(unsure, 1.05).num_unsure > 6
+    sure = contrast.compare(sweep(0, noise=0.002), sweep(1, noise=0.002), J)
+    assert contrast.gate(sure, 1.05).num_unsure == 0
 
 
 def test_one_worse_cell_fails_the_gate() -> None:
@@ -433,3 +456,24 @@ def test_forest_shows_each_cell_and_all_of_them() -> None:
     for cell in found.cells:
         assert low < cell.ratio.low
         assert cell.ratio.high < high
+
+
+def test_the_notebook_compares_with_the_newest_earlier_sweep_of_the_same_work() -> None:
+    a = frame(rows([1.0]), sweep="b")
+
+    class Source:
+        def sweeps(self) -> DataFrame:
+            return DataFrame({"sweep": ["later", "b", "other", "same", "older"]})
+
+        def runs(self, sweeps: Sequence[str]) -> Any:
+            works = {"other": work("vgg19"), "same": work("lenet"), "older": work("lenet")}
+            return SimpleNamespace(tags=DataFrame({"greenlab.work": [works[sweeps[0]]]}))
+
+    found: Any = SimpleNamespace(sweep_names=("b",), cells=a, source=Source())
+    assert command.earlier_sweep(found) == "same"
+    found.cells = frame(rows([1.0], "dpn26"))
+    with pytest.raises(NothingToShow, match="an earlier sweep of the same work"):
+        command.earlier_sweep(found)
+    found.sweep_names = ("b", "same")
+    with pytest.raises(NothingToShow, match="AGAINST=before"):
+        command.earlier_sweep(found)

@@ -1,6 +1,7 @@
 """Ratios of one sweep to another, cell by cell and over all of them (a forest plot)."""
 
 import math
+import re
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,6 +15,7 @@ from multirun_analysis.pairing import is_energy
 
 ROW_IN = 0.19
 MARGIN_IN = 1.35
+MOST_BEYOND = 4.0  # how far an interval may widen the axis beyond the ratios; arrows tell the rest
 DIAMOND = 0.35  # half its height, in rows
 VERDICTS = {
     "less": ("#0072B2", "o", "less"),
@@ -40,6 +42,8 @@ def forest(comparisons: Comparisons, gate: float | None = None) -> Figure:
     figure, (axes,) = style.figure(height_in=MARGIN_IN + ROW_IN * rows)
     for at, cell in enumerate(cells):
         _draw(axes, at, cell)
+    _set_scale(axes, cells, comparisons, gate)
+    _point_outside(axes, cells)
     names = [cell.pair.label for cell in cells]
     ticks = [float(at) for at in range(len(cells))]
     if told:
@@ -47,7 +51,6 @@ def forest(comparisons: Comparisons, gate: float | None = None) -> Figure:
         names.append("all cells")
         ticks.append(len(cells) + 0.5)
     axes.axvline(1.0, color=style.DARK, linewidth=0.8, zorder=1)
-    _set_scale(axes, cells, comparisons, gate)
     if gate is not None:
         edge = 1 / gate if comparisons.more_is_better else gate
         axes.axvline(edge, color=style.WARNING, linewidth=1.0, linestyle="--", zorder=1)
@@ -63,7 +66,8 @@ def forest(comparisons: Comparisons, gate: float | None = None) -> Figure:
     axes.set_yticks(ticks, names)
     axes.set_ylim(rows - 0.25, -0.75)  # the first on top
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel(f"{style.label(comparisons.metric)}: ratio B / A")
+    name = re.sub(r" \([^()]*\)$", "", style.label(comparisons.metric))  # a ratio has no unit
+    axes.set_xlabel(f"{name}: ratio B / A")
     heading = f"A: {comparisons.name_a}\nB: {comparisons.name_b}"
     axes.set_title(heading, loc="left", pad=12 if gate is not None else 6)
     _legend(figure, axes, cells)
@@ -118,14 +122,18 @@ def _draw_diamond(axes: Axes, comparisons: Comparisons, at: float) -> None:
 def _set_scale(
     axes: Axes, cells: list[CellComparison], comparisons: Comparisons, gate: float | None
 ) -> None:
-    """A log axis that holds every interval; its ticks are plain ratios."""
-    shown = [1.0, gate or 1.0, comparisons.overall.value]
-    for cell in cells:
-        shown += [cell.ratio.value, cell.ratio.low, cell.ratio.high]
-    if comparisons.more_is_better and gate:
-        shown.append(1 / gate)
-    known = [value for value in shown if math.isfinite(value) and value > 0]
-    low, high = min(known), max(known)
+    """A log axis that holds every ratio, and intervals unless they are far wider than those.
+
+    Its ticks are plain ratios.
+    """
+    edge = gate or 1.0
+    points = [1.0, 1 / edge if comparisons.more_is_better else edge]
+    points += [cell.ratio.value for cell in cells]
+    ends = [comparisons.overall.low, comparisons.overall.high]
+    ends += [end for cell in cells for end in (cell.ratio.low, cell.ratio.high)]
+    known = [end for end in ends if math.isfinite(end)]
+    low = max(min([*points, *known]), min(points) / MOST_BEYOND)
+    high = min(max([*points, *known]), max(points) * MOST_BEYOND)
     room = (high / low) ** 0.06 * 1.005
     axes.set_xscale("log")
     axes.set_xlim(low / room, high * room)
@@ -135,6 +143,18 @@ def _set_scale(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_tick_params(which="minor", length=0)
+
+
+def _point_outside(axes: Axes, cells: list[CellComparison]) -> None:
+    """An arrow where an interval goes on beyond the axis."""
+    low, high = axes.get_xlim()
+    for at, cell in enumerate(cells):
+        for is_beyond, end, marker in (
+            (cell.ratio.low < low, low, "<"),
+            (cell.ratio.high > high, high, ">"),
+        ):
+            if is_beyond:
+                axes.plot([end], [at], color=style.GREY, marker=marker, clip_on=False, zorder=4)
 
 
 def _legend(figure: Figure, axes: Axes, cells: list[CellComparison]) -> None:
