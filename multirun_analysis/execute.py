@@ -119,6 +119,9 @@ async def _execute_one(path: Path, parameters: Parameters, folder: Path) -> Exec
             for place, cell in enumerate(content.cells):
                 await client.async_execute_cell(cell, place)
     except Exception as stopped:  # a notebook's error, or its kernel's: the others go on
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # nbclient takes Ctrl-C for a dead kernel
+            raise asyncio.CancelledError from stopped
         if getattr(stopped, "ename", "") == NothingToShow.__name__:
             nothing = str(getattr(stopped, "evalue", ""))
             _replace_traceback(content, nothing)
