@@ -215,7 +215,8 @@ def _num_at_once() -> int:
 def _told(error: Exception) -> str:
     """In one line: the exception inside the notebook, where it was one."""
     kind = getattr(error, "ename", type(error).__name__)
-    lines = str(getattr(error, "evalue", error)).strip().splitlines()
+    told = without_password(str(getattr(error, "evalue", error))) or ""
+    lines = told.strip().splitlines()
     return f"{kind}: {lines[0]}" if lines else str(kind)
 
 

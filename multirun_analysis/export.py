@@ -21,7 +21,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from greenlab import tracking
 from greenlab.config import Mlflow
-from greenlab.errors import GreenlabError, OutputError, without_password
+from greenlab.errors import GreenlabError, OutputError, StoreUnavailableError, first_line
 from greenlab.terminal import open_console
 from multirun_analysis import execute, pages, publish
 from multirun_analysis import runs as mlflow_runs
@@ -238,7 +238,7 @@ def _report(sections: Sequence[Section], final: Path, console: Console) -> None:
         for sentence in section.missing:
             console.print(f"[yellow]{name}[/]: {escape(sentence)}", highlight=False, soft_wrap=True)
         if section.executed.error:
-            told = escape(str(without_password(section.executed.error)))
+            told = escape(section.executed.error)
             console.print(f"[red]{name} failed[/]: {told}", highlight=False, soft_wrap=True)
             console.print(
                 f"  {final / name}.html has the traceback", highlight=False, soft_wrap=True
@@ -249,6 +249,11 @@ def _report(sections: Sequence[Section], final: Path, console: Console) -> None:
 def _log(folder: Path, run_id: str, tracking_uri: str) -> None:
     for key, value in tracking.LIBRARY_SETTINGS.items():
         os.environ.setdefault(key, value)
-    from mlflow import MlflowClient  # here: it takes a second, and only --log needs it
+    from mlflow import MlflowClient  # here: it takes seconds, and only --log needs it
 
-    MlflowClient(tracking_uri).log_artifacts(run_id, str(folder), LOGGED_UNDER)
+    try:
+        MlflowClient(tracking_uri).log_artifacts(run_id, str(folder), LOGGED_UNDER)
+    except Exception as error:  # of MLflow, a socket, a disk
+        raise StoreUnavailableError(
+            f"the export is in {folder}, but cannot be logged: {first_line(error)}"
+        ) from error
