@@ -187,30 +187,41 @@ def _claims(findings: Sequence[Mapping[str, Any]], page: str) -> str:
 
 
 def _claim(finding: Mapping[str, Any]) -> str:
-    def text(name: str) -> str:
-        value = finding.get(name)
-        return "" if value is None else _escaped(str(value))
+    """A row of the ledger; its names are those of `claims.as_json`."""
 
-    verdict = text("verdict")
-    mark = VERDICTS.get(str(finding.get("verdict")), "")
-    section = f"Sec. {text('section').removeprefix('Sec. ')}" if finding.get("section") else ""
-    where = ", ".join(filter(None, [section, text("series")]))
+    def small(*texts: str) -> str:
+        return f'<div class="where">{", ".join(filter(None, texts))}</div>'
+
+    text = {key: "" if value is None else _escaped(str(value)) for key, value in finding.items()}
+    section = text.get("section", "")
+    decides = f"Would decide it: {text['would_decide']}" if text.get("would_decide") else ""
     return (
-        f'<tr class="{verdict.replace(" ", "-")}"><td>{text("claim")}'
-        f'<div class="where">{where}</div></td><td>{text("phase")}</td>'
-        f"<td>{_interval(finding)}<div class='where'>{text('statistic')}</div></td>"
-        f'<td><span class="verdict">{mark} {verdict}</span>'
-        f'<div class="where">{text("reason")}</div></td></tr>'
+        f'<tr class="{text["verdict"].replace(" ", "-")}">'
+        f"<td>{text['claim']}{small(section and f'Sec. {section}', text['series'])}</td>"
+        f"<td>{text['phase']}</td>"
+        f"<td>{_estimate(finding)}{small(text['statistic'], _claimed(finding))}</td>"
+        f'<td><span class="verdict">{VERDICTS[finding["verdict"]]} {text["verdict"]}</span>'
+        f"{small(text['reason'])}{small(publish.commands_html(decides))}</td></tr>"
     )
 
 
-def _interval(finding: Mapping[str, Any]) -> str:
-    value, low, high = (finding.get(name) for name in ("value", "low", "high"))
+def _estimate(finding: Mapping[str, Any]) -> str:
+    """Value and interval, of which an end may be open; a dash where nothing could be told."""
+    value, low, high = (finding[name] for name in ("value", "low", "high"))
     if value is None:
         return "–"
-    interval = "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
-    num = f", n = {finding['num']}" if finding.get("num") else ""
-    return f"<strong>{value:.3g}</strong>{interval}{num}"
+    ends = "−∞" if low is None else f"{low:.3g}", "∞" if high is None else f"{high:.3g}"
+    interval = "" if low is None and high is None else f" [{ends[0]}, {ends[1]}]"
+    return f"<strong>{value:.3g}</strong>{interval}, n = {finding['num']}"
+
+
+def _claimed(finding: Mapping[str, Any]) -> str:
+    low, high = finding.get("range", (None, None))
+    if low is None and high is None:
+        return ""
+    if high is None:
+        return f"claimed ≥ {low:g}"
+    return f"claimed ≤ {high:g}" if low is None else f"claimed {low:g} to {high:g}"
 
 
 def _first_text(content: Any) -> list[str]:

@@ -134,9 +134,13 @@ def remarks_html(runs: "Runs") -> str:
 
 
 def missing_html(sentence: str) -> str:
-    """What stands where a figure would: the runs that it needs, their command set as such."""
-    told = COMMAND.sub(r"<code>\g<0></code>", html.escape(sentence, quote=False))
-    return f'<p class="missing">{told}</p>'
+    """What stands where a figure would: the runs that it needs."""
+    return f'<p class="missing">{commands_html(html.escape(sentence, quote=False))}</p>'
+
+
+def commands_html(escaped: str) -> str:
+    """Set greenlab's commands in a sentence as such."""
+    return COMMAND.sub(r"<code>\g<0></code>", escaped)
 
 
 def table_html(frame: DataFrame) -> str:

@@ -49,6 +49,7 @@ publish.figure("joules", draw, loaded.cells, caption="Joules < kilojoules.")
 publish.figure("sizes", nothing, caption="Sizes.")
 publish.table("cells", loaded.cells[["model", "energy/net_j"]], caption="Every cell.")
 finding = {"claim": "It <holds>", "section": "5.2", "series": "lab", "phase": "train"}
+finding |= {"range": [0.7, None], "would_decide": "python -m greenlab -m model=lenet"}
 finding |= {"value": 0.5, "low": 0.25, "high": None, "num": 14, "statistic": "Pearson"}
 publish.json("claims", [finding | {"verdict": "not decidable", "reason": "few"}])
 publish.closing(loaded)
@@ -165,7 +166,9 @@ def test_the_index_shows_figures_and_what_is_missing(exported: Place) -> None:
     assert "ZeroDivisionError: division by zero" in index
     assert "~modelled, not measured:</strong> the DRAM energy of 1 of 1 cells" in index
     assert "It &lt;holds&gt;" in index
-    assert "<strong>0.5</strong>, n = 14" in index  # half an interval is none
+    assert "<strong>0.5</strong> [0.25, ∞], n = 14" in index
+    assert "Pearson, claimed ≥ 0.7" in index
+    assert "Would decide it: <code>python -m greenlab -m model=lenet</code>" in index
 
 
 def test_the_notebooks_come_in_the_order_of_the_paper(exported: Place) -> None:
