@@ -4,7 +4,6 @@ The shaded range is that from the lowest model to the highest, as the paper says
 it is no confidence interval.
 """
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,7 +18,7 @@ TRAINING = "python -m greenlab -m 'model=glob(*)' phase=train phase.epochs=10"
 PANELS = {
     "loss": "loss",
     "accuracy": "accuracy (0–1)",
-    "cumulative_j": "cumulative net energy",
+    "cumulative_j": "cumulative\nnet energy",
     "j_per_point": "energy per percentage\npoint gained",
 }
 """Column of `per_model` → axis label, its unit apart."""
@@ -66,7 +65,7 @@ def table(epochs: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for name in PANELS:
         over = found[name].agg(["mean", "min", "max", "count"])
-        tables.append(over.rename(columns=lambda which, name=name: f"{name}_{which}"))
+        tables.append(over.add_prefix(f"{name}_"))
     return pd.concat(tables, axis=1).reset_index()
 
 
