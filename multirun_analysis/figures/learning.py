@@ -69,8 +69,10 @@ def table(epochs: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, axis=1).reset_index()
 
 
-def draw(epochs: pd.DataFrame) -> Figure:
+def draw(epochs: pd.DataFrame, cells: pd.DataFrame) -> Figure:
     """Four panels over the epochs; thick: mean over models, shaded: their range, thin: each model.
+
+    `cells` tell what is modelled.
 
     Raises:
         NothingToShow: as `per_model`.
@@ -94,7 +96,7 @@ def draw(epochs: pd.DataFrame) -> Figure:
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.align_ylabels(panels)
     _legend(figure, models, looks)
-    style.mark_modelled(figure, epochs)
+    style.mark_modelled(figure, cells[cells["series"].isin(models["series"])])
     return figure
 
 
