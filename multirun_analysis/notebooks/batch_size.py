@@ -1,8 +1,8 @@
 # %% [markdown]
 # # From which batch size on nothing is saved
 #
-# How do energy and time per sample fall as the batch grows (the paper's Fig. 7)? From which batch size on
-# does a larger one save hardly anything?
+# How do energy and time per sample fall as the batch grows (the paper's Fig. 7)? From which batch
+# size on does a larger one save hardly anything?
 
 # %%
 from multirun_analysis import publish, runs
@@ -20,9 +20,9 @@ publish.opening(loaded)
 
 # %% [markdown]
 # **How to read it.** A panel per model, both axes logarithmic. The curve is a + c/b + d·b, no
-# coefficient below zero: c is what a whole batch costs, shared by its samples. The cross is the knee,
-# the smallest batch size whose energy is within 10 % of the least; its bar is the 95 % interval. A
-# knee outside the batch sizes that were run is in the table only.
+# coefficient below zero: c is what a whole batch costs, shared by its samples. The cross is the
+# knee, the smallest batch size whose energy is within 10 % of the least; its bar is the 95 %
+# interval. A knee outside the batch sizes that were run is in the table only.
 
 # %%
 publish.figure(

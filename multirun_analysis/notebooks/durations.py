@@ -1,8 +1,8 @@
 # %% [markdown]
 # # How long training and inference take
 #
-# How long does each model train and infer over the paper's 50,000 samples, and is training three times as
-# long as inference (the paper's Fig. 2)? Can the one duration be told from the other?
+# How long does each model train and infer over the paper's 50,000 samples, and is training three
+# times as long as inference (the paper's Fig. 2)? Can the one duration be told from the other?
 
 # %%
 from multirun_analysis import publish, reference, runs
@@ -20,16 +20,16 @@ publish.opening(loaded)
 
 # %% [markdown]
 # **How to read it.** Each row is a model, the one with the fewest MACs on top. The filled marker is
-# training, the hollow one inference; where the axis is logarithmic, the length between them is their
-# ratio, drawn again on the right beside the paper's rule of three. Times are those per sample of the
-# runs, times 50,000. Bars are 95 % intervals over repetitions; one run alone has none.
+# training, the hollow one inference; where the axis is logarithmic, the length between them is
+# their ratio, drawn again on the right beside the paper's rule of three. Times are those per sample
+# of the runs, times 50,000. Bars are 95 % intervals over repetitions; one run alone has none.
 
 # %%
 publish.figure(
     "durations",
     durations.draw,
     loaded.cells,
-    caption="Time for 50,000 samples in training and inference, and the ratio of the two, by model.",
+    caption="Time for 50,000 samples in training and inference by model, and their ratio.",
 )
 
 # %% [markdown]

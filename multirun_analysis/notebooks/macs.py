@@ -1,8 +1,8 @@
 # %% [markdown]
 # # What predicts a model's energy
 #
-# Which of MACs, parameters and MACs per parameter tells a model's energy per sample best (the paper's
-# Fig. 6)? How far off is a prediction from each, for a model that was not measured?
+# Which of MACs, parameters and MACs per parameter tells a model's energy per sample best (the
+# paper's Fig. 6)? How far off is a prediction from each, for a model that was not measured?
 
 # %%
 from multirun_analysis import publish, reference, runs
@@ -21,8 +21,8 @@ publish.opening(loaded)
 # %% [markdown]
 # **How to read it.** Both axes are logarithmic; numbers name the models. ρ is Spearman's and r
 # Pearson's coefficient of the plain numbers, each with its 95 % bootstrap interval. Intervals that
-# overlap do not say that two predictors are equally good, for they share the models: the claims page
-# tests their difference. Bars at the points are the energies' own 95 % intervals.
+# overlap do not say that two predictors are equally good, for they share the models: the claims
+# page tests their difference. Bars at the points are the energies' own 95 % intervals.
 
 # %%
 publish.figure(

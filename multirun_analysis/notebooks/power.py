@@ -1,8 +1,9 @@
 # %% [markdown]
 # # What each component draws
 #
-# How much power do GPU, CPU and DRAM draw on average in training and in inference, and how much of it would
-# the idle machine have drawn anyway (the paper's Fig. 3)? How close does it come to the limit?
+# How much power do GPU, CPU and DRAM draw on average in training and in inference, and how much of
+# it would the idle machine have drawn anyway (the paper's Fig. 3)? How close does it come to the
+# limit?
 
 # %%
 from multirun_analysis import publish, reference, runs
@@ -21,8 +22,8 @@ publish.opening(loaded)
 # %% [markdown]
 # **How to read it.** A bar is a model's mean power, stacked by component; its hatched part is idle
 # power. A part that is hatched over its whole length drew no more than idle. The dashed line is the
-# limit of the component that the bar begins with: compare only that component with it. Both panels of
-# a row have one axis, so that training and inference can be held against each other.
+# limit of the component that the bar begins with: compare only that component with it. Both panels
+# of a row have one axis, so that training and inference can be held against each other.
 
 # %%
 publish.figure(

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Whether the numbers can be trusted
 #
-# Which doubts do the measurements carry, did the machine change while they were made, and how sure is each
-# net energy? And where did the joules go that were not useful work?
+# Which doubts do the measurements carry, did the machine change while they were made, and how sure
+# is each net energy? And where did the joules go that were not useful work?
 
 # %%
 from multirun_analysis import publish, runs
@@ -50,8 +50,8 @@ publish.table(
 )
 
 # %% [markdown]
-# The 95 % uncertainty of each cell's net energy, in percent of it, against how long was measured. If
-# points fall to the right, longer windows would help.
+# The 95 % uncertainty of each cell's net energy, in percent of it, against how long was measured.
+# If points fall to the right, longer windows would help.
 
 # %%
 publish.figure(
@@ -68,8 +68,8 @@ publish.table(
 )
 
 # %% [markdown]
-# All joules that the meters counted, by what they were spent on. What is useful is the active windows
-# of finished cells; the rest is what it took to measure them.
+# All joules that the meters counted, by what they were spent on. What is useful is the active
+# windows of finished cells; the rest is what it took to measure them.
 
 # %%
 publish.figure(

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Power against utilisation
 #
-# Does a model that keeps the device busier draw more power, and is there a utilisation beyond which the
-# relation changes (the paper's Fig. 4)? How much GPU memory goes with it?
+# Does a model that keeps the device busier draw more power, and is there a utilisation beyond which
+# the relation changes (the paper's Fig. 4)? How much GPU memory goes with it?
 
 # %%
 from multirun_analysis import publish, runs
@@ -19,10 +19,11 @@ loaded = runs.load(tracking_uri, experiment, sweep)
 publish.opening(loaded)
 
 # %% [markdown]
-# **How to read it.** Each point is a model, numbered as in the key; its area is the GPU memory used.
-# ρ is Spearman's rank correlation over models with its 95 % interval. A kinked line is drawn only
-# where it fits better than a straight one (p < 0.05), the grey band being the interval of the kink.
-# Utilisation is the share of time in which anything ran on the device, not how much of it was used.
+# **How to read it.** Each point is a model, numbered as in the key; its area is the GPU memory
+# used. ρ is Spearman's rank correlation over models with its 95 % interval. A kinked line is drawn
+# only where it fits better than a straight one (p < 0.05), the grey band being the interval of the
+# kink. Utilisation is the share of time in which anything ran on the device, not how much of it was
+# used.
 
 # %%
 publish.figure(
