@@ -539,6 +539,19 @@ def cell_signature(settings: dict[str, Any]) -> str:
     return _sign(settings, UNSIGNED | {"repetition"})
 
 
+def work(settings: dict[str, Any]) -> str:
+    """What is computed, as JSON: equal for two cells whose joules and seconds can be compared.
+
+    The machine, how it is metered and how often is left out, and where the data lies.
+    """
+    how = {"min_active_s", "warmup_batches", "folder"}
+    done = {
+        group: {key: value for key, value in settings[group].items() if key not in how}
+        for group in ("model", "batch_size", "phase", "dataset")
+    }
+    return json.dumps(done, sort_keys=True, separators=(",", ":"))
+
+
 def join_signatures(signatures: Iterable[str]) -> str:
     """One signature of several cells, whatever their order."""
     return hashlib.sha256(" ".join(sorted(signatures)).encode()).hexdigest()[:16]

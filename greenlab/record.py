@@ -519,6 +519,7 @@ def metrics(record: Record) -> dict[str, float]:
         "work/samples": measured.num_samples,
         "task/loss": measured.evaluation.loss,
         "task/accuracy": measured.evaluation.accuracy,
+        "task/samples": measured.evaluation.num_samples,
         "model/parameters": measured.model.parameters,
         "model/trainable_parameters": measured.model.trainable_parameters,
         "model/parameter_bytes": measured.model.parameter_bytes,
@@ -529,7 +530,21 @@ def metrics(record: Record) -> dict[str, float]:
     }
     if measured.model.parameters:
         named["model/macs_per_parameter"] = measured.model.macs_per_parameter
-    return named | _account_metrics(record) | measured.trace.mean
+    return named | _limits(record) | _account_metrics(record) | measured.trace.mean
+
+
+def _limits(record: Record) -> dict[str, float]:
+    """What the components may draw, where that is known: GPUs' limits in force, the CPU's TDP."""
+    named: dict[str, float] = {}
+    if (measured := record.measurement) is None:
+        return named
+    parts = [part for one in measured.sources if one.component == "gpu" for part in one.parts]
+    limits_w = [measured.trace.power_limits_w.get(part, []) for part in parts]
+    if parts and all(len(in_force) == 1 for in_force in limits_w):
+        named["power/limit_gpu_w"] = sum(watts for [watts] in limits_w)
+    if (tdp_w := record.cell.config["hardware"].get("tdp_w", {}).get("cpu")) is not None:
+        named["power/tdp_cpu_w"] = tdp_w
+    return named
 
 
 def _account_metrics(record: Record) -> dict[str, float]:

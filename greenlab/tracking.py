@@ -23,7 +23,7 @@ from filelock import FileLock
 
 from greenlab import record as records
 from greenlab import views
-from greenlab.config import Mlflow, cell_signature
+from greenlab.config import Mlflow, cell_signature, work
 from greenlab.errors import StoreUnavailableError, first_line, without_password
 from greenlab.plan import Past
 from greenlab.record import Cell, Record, SweepEnd, SweepRun
@@ -39,7 +39,7 @@ CREATE_WITHIN_S = 300.0
 """On an idle machine it takes some five seconds."""
 UI_URL = "http://127.0.0.1:5000"
 """Where `make ui` serves a local store."""
-_LIBRARY_SETTINGS = {
+LIBRARY_SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # the default waits four minutes for a dead server
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
@@ -321,7 +321,7 @@ def open_store(settings: Mlflow) -> Store:
     """
     check_reachable(settings)
     uri = resolve_uri(settings)
-    for key, value in _LIBRARY_SETTINGS.items():
+    for key, value in LIBRARY_SETTINGS.items():
         os.environ.setdefault(key, value)
     with _unavailable(uri):
         if (path := sqlite_path(uri)) is not None:
@@ -441,6 +441,7 @@ def _tags(record: Record) -> dict[str, str]:
         "greenlab.overrides": " ".join(cell.overrides),
         "greenlab.position": str(cell.position),
         "greenlab.cell": cell_signature(cell.config),
+        "greenlab.work": work(cell.config),
         "greenlab.schema_version": str(record.schema_version),
         "mlflow.note.content": describe(record),
         "mlflow.source.name": "greenlab",
@@ -450,6 +451,8 @@ def _tags(record: Record) -> dict[str, str]:
         tags["greenlab.attempt"] = str(cell.attempt)
     if record.environment is not None:
         tags["greenlab.machine"] = record.environment.machine
+        tags["greenlab.cpu"] = record.environment.cpu_name
+        tags["greenlab.gpus"] = ", ".join(gpu.name for gpu in record.environment.gpus)
         tags["mlflow.source.git.commit"] = record.environment.commit.removesuffix("+")
         tags["greenlab.commit"] = record.environment.commit
         tags |= {

@@ -50,6 +50,7 @@ EVERY_CELL_HAS = [
     "model/macs_per_parameter",
     "task/loss",
     "task/accuracy",
+    "task/samples",
     "work/samples",
     "epoch/net_j",
     "epoch/gross_j",

@@ -118,6 +118,7 @@ METRICS = {
     "power/mean_gpu_w": 200,
     "power/mean_cpu_w": 60,
     "power/mean_dram_w": 3,
+    "power/limit_gpu_w": 700,  # 350 W each
     "power/idle_w": 73,
     "power/idle_gpu_w": 50,
     "power/idle_cpu_w": 20,
@@ -142,6 +143,7 @@ METRICS = {
     "model/macs_per_parameter": 50,  # 40,000 / 800 trainable
     "task/loss": 0.25,
     "task/accuracy": 0.9,
+    "task/samples": 360,
     "work/samples": 3000,
 }
 
@@ -434,3 +436,22 @@ def test_a_configuration_is_the_same_after_a_trip_through_a_record() -> None:
     settings = make_config("hardware=hc1", "phase.epochs=3")
 
     assert config.from_dict(config.to_dict(settings)) == settings
+
+
+def test_the_power_limits_of_all_gpus_add_up(golden: Record) -> None:
+    measured = golden.measurement
+    assert measured is not None
+    trace = replace(measured.trace, power_limits_w={"gpu0": [350.0], "gpu1": [250.0]})
+    limited = replace(golden, measurement=replace(measured, trace=trace))
+
+    assert metrics(limited)["power/limit_gpu_w"] == 600
+
+
+def test_a_power_limit_that_changed_or_is_not_known_is_no_number(golden: Record) -> None:
+    measured = golden.measurement
+    assert measured is not None
+    for limits_w in ({"gpu0": [350.0]}, {"gpu0": [350.0], "gpu1": [200.0, 250.0]}):
+        trace = replace(measured.trace, power_limits_w=limits_w)
+        limited = replace(golden, measurement=replace(measured, trace=trace))
+
+        assert "power/limit_gpu_w" not in metrics(limited)

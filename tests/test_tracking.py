@@ -709,3 +709,12 @@ def test_a_cell_that_runs_is_not_landed(store: Store, begun: Path) -> None:
         sync(begun, store)
 
     assert cells(store) == []
+
+
+def test_work_leaves_out_where_and_how_it_was_metered(finished: Any) -> None:
+    done = json.loads(finished.data.tags["greenlab.work"])
+
+    assert done.keys() == {"model", "batch_size", "phase", "dataset"}
+    assert done["batch_size"] == {"size": 64}
+    assert not {"min_active_s", "warmup_batches"} & done["phase"].keys()
+    assert "folder" not in done["dataset"]
