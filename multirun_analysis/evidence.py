@@ -1,8 +1,8 @@
 """What the cells of one series say to a claim: one number with its interval, or why there is none.
 
 One value per model, the mean over repetitions at one batch size; a model counts once however often
-it was run. Energy is that of measured components alone. `Undecidable` carries the reason and the
-runs that would help.
+it was run. Energy is that of measured components alone. `UndecidableError` carries the reason and
+the runs that would help.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from multirun_analysis import runs, statistics
 from multirun_analysis.known_energy import MODELLED, PER_SAMPLE_J, with_known_energy
 from multirun_analysis.statistics import Estimate
 
+COMPONENTS = ("gpu", "cpu", "dram")
 PER_SAMPLE_S = "time/per_sample_s"
 BY_CONSTRUCTION = "energy is modelled as TDP × utilisation, proportional to time by construction"
 MIN_EPOCHS = 3
@@ -23,8 +24,6 @@ SMALL_BATCH = 16
 LARGE_BATCH = 256
 """The largest that the paper ran."""
 ALL_MODELS = "python -m greenlab -m 'model=glob(*)' phase=train,inference"
-ALL_BATCHES = f"{ALL_MODELS} batch_size=4,8,16,32,64,128,256"
-MORE_EPOCHS = "python -m greenlab -m 'model=glob(*)' phase=train phase.epochs=5"
 WITH_COUNTERS = (
     f"{ALL_MODELS} on a machine whose energy counters can be read "
     "(python -m greenlab.doctor says what is missing on this one)"
@@ -32,10 +31,13 @@ WITH_COUNTERS = (
 WITH_A_GPU = f"{ALL_MODELS} on a machine with an NVIDIA GPU"
 
 
-class Undecidable(Exception):
-    """These cells do not say anything to the claim."""
+class UndecidableError(Exception):
+    """These cells do not say anything to the claim.
 
-    def __init__(self, reason: str, would_decide: str) -> None:
+    Without `would_decide` it is whatever the claim needs.
+    """
+
+    def __init__(self, reason: str, would_decide: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
         self.would_decide = would_decide
@@ -72,24 +74,24 @@ def by_model(cells: pd.DataFrame, *metrics: str) -> pd.DataFrame:
     """One row per model of which all these metrics are known: means over repetitions.
 
     Raises:
-        Undecidable: no model has them.
+        UndecidableError: no model has them.
     """
     table = pd.DataFrame({metric: runs.column(cells, metric) for metric in metrics})
     means = table.groupby(cells["model"]).mean().dropna()
     if means.empty:
-        raise Undecidable(f"no cell of this phase has {' and '.join(metrics)}", ALL_MODELS)
+        raise UndecidableError(f"no cell has {' and '.join(metrics)}")
     return means
 
 
 def _need_measured_energy(scope: Scope) -> None:
     if scope.energy == MODELLED:
-        raise Undecidable(BY_CONSTRUCTION, WITH_COUNTERS)
+        raise UndecidableError(BY_CONSTRUCTION, WITH_COUNTERS)
 
 
 def _need_measured(scope: Scope, component: str, otherwise: str) -> None:
     sources = set(scope.cells[f"source_{component}"])
     if not any(source.startswith("measured") for source in sources):
-        raise Undecidable(
+        raise UndecidableError(
             f"{component} power is {' or '.join(sorted(sources)) or 'absent'}, not measured",
             otherwise,
         )
@@ -99,24 +101,21 @@ def _need_measured(scope: Scope, component: str, otherwise: str) -> None:
 
 
 def _durations(scope: Scope) -> pd.DataFrame:
-    both = [by_model(scope.of(phase), PER_SAMPLE_S) for phase in ("train", "inference")]
-    return both[0].join(both[1], lsuffix="/train", rsuffix="/inference", how="inner")
+    """Seconds per sample of models that were both trained and used: train, inference."""
+    of = {phase: by_model(scope.of(phase), PER_SAMPLE_S) for phase in ("train", "inference")}
+    return pd.DataFrame({phase: table[PER_SAMPLE_S] for phase, table in of.items()}).dropna()
 
 
 def training_per_inference(scope: Scope) -> Estimate:
     """Median over models of time per sample in training over that in inference."""
     durations = _durations(scope)
-    return statistics.median(
-        durations[f"{PER_SAMPLE_S}/train"] / durations[f"{PER_SAMPLE_S}/inference"]
-    )
+    return statistics.median(durations["train"] / durations["inference"])
 
 
 def durations_correlate(scope: Scope) -> Estimate:
     """Pearson's r of time per sample in training and in inference."""
     durations = _durations(scope)
-    return statistics.pearson(
-        durations[f"{PER_SAMPLE_S}/train"], durations[f"{PER_SAMPLE_S}/inference"]
-    )
+    return statistics.pearson(durations["train"], durations["inference"])
 
 
 # ------------------------------------------------------------------------- energy over models
@@ -184,17 +183,21 @@ def power_varies(component: str) -> Evidence:
 def idle_share(scope: Scope) -> Estimate:
     """Median over models of what idle power takes of the gross energy of measured components."""
     cells = scope.of(scope.phase)
-    gross_j, net_j = pd.Series(0.0, cells.index), pd.Series(0.0, cells.index)
-    for component in ("gpu", "cpu", "dram"):
-        measured = cells[f"source_{component}"].str.startswith("measured")
-        for total_j, kind in ((gross_j, "gross"), (net_j, "net")):
-            of_it = runs.column(cells, f"energy/{kind}_{component}_j")
-            total_j += of_it.where(measured, 0.0)
-    share = (1 - net_j / gross_j).where(gross_j > 0)
+    of_measured = {
+        kind: sum(
+            runs.column(cells, f"energy/{kind}_{component}_j").where(
+                cells[f"source_{component}"].str.startswith("measured"), 0.0
+            )
+            for component in COMPONENTS
+        )
+        for kind in ("gross", "net")
+    }
+    gross_j = pd.Series(of_measured["gross"], cells.index, dtype=float)
+    share = (1 - of_measured["net"] / gross_j).where(gross_j > 0)
     means = share.groupby(cells["model"]).mean().dropna()
     if means.empty:
         _need_measured_energy(scope)
-        raise Undecidable("idle power was not measured, or not with the same counters", ALL_MODELS)
+        raise UndecidableError("idle power was not measured")
     return statistics.median(means)
 
 
@@ -218,8 +221,9 @@ def _energies_by_batch_size(scope: Scope) -> pd.DataFrame:
         .dropna(axis=1, how="all")
     )
     if table.shape[1] < MIN_BATCH_SIZES:
-        raise Undecidable(
-            f"{table.shape[1]} batch sizes were run, fewer than {MIN_BATCH_SIZES}", ALL_BATCHES
+        raise UndecidableError(
+            f"{table.shape[1]} batch size{'s' * (table.shape[1] != 1)} with an energy, where "
+            f"{MIN_BATCH_SIZES} are needed"
         )
     complete = table.iloc[:, [0, -1]].notna().all(axis=1) & (table.count(axis=1) >= MIN_BATCH_SIZES)
     return table[complete & ((table > 0) | table.isna()).all(axis=1)]
@@ -228,10 +232,10 @@ def _energies_by_batch_size(scope: Scope) -> pd.DataFrame:
 def smallest_batch_cost(scope: Scope) -> Estimate:
     """Median over models of energy per sample at the smallest batch size over the least of all."""
     table = _energies_by_batch_size(scope)
-    smallest = table.columns[0]
+    smallest = float(table.columns[0])
     if smallest > SMALL_BATCH:
-        raise Undecidable(
-            f"the smallest batch size that was run is {smallest:g}, which is not small", ALL_BATCHES
+        raise UndecidableError(
+            f"the smallest batch size that was run is {smallest:g}, which is not small"
         )
     return statistics.median(table[smallest] / table.min(axis=1))
 
@@ -239,11 +243,10 @@ def smallest_batch_cost(scope: Scope) -> Estimate:
 def gain_of_largest_batch(scope: Scope) -> Estimate:
     """Median over models of the share that the largest batch size saves over the best below it."""
     table = _energies_by_batch_size(scope)
-    largest = table.columns[-1]
+    largest = float(table.columns[-1])
     if largest < LARGE_BATCH:
-        raise Undecidable(
-            f"the largest batch size that was run is {largest:g}; the paper went to {LARGE_BATCH}",
-            ALL_BATCHES,
+        raise UndecidableError(
+            f"the largest batch size that was run is {largest:g}; the paper went to {LARGE_BATCH}"
         )
     return statistics.median(1 - table[largest] / table.iloc[:, :-1].min(axis=1))
 
@@ -256,7 +259,7 @@ def first_epoch_error(metric: str) -> Evidence:
 
     def evidence(scope: Scope) -> Estimate:
         if metric.endswith("_j") and scope.cells["is_modelled"].any():
-            raise Undecidable(
+            raise UndecidableError(
                 "the energy of epochs holds modelled components: TDP × utilisation, proportional "
                 "to time by construction",
                 WITH_COUNTERS,
@@ -271,9 +274,7 @@ def first_epoch_error(metric: str) -> Evidence:
             if len(group) >= MIN_EPOCHS
         ]
         if not errors:
-            raise Undecidable(
-                f"no cell trained for {MIN_EPOCHS} epochs or more and kept them", MORE_EPOCHS
-            )
+            raise UndecidableError(f"no cell trained for {MIN_EPOCHS} epochs or more")
         table = pd.DataFrame(errors).groupby(["model", "batch_size"])["error"].mean()
         return statistics.median(table.dropna().abs())
 

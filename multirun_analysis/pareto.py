@@ -1,8 +1,8 @@
 """Accuracy against energy: which models are worth running, and from how many inferences on.
 
 PURE: cells in, numbers and words out. Three rules. A model is dominated only when another is better
-in accuracy *and* in energy, each by more than the uncertainty of the difference. Accuracy is that of
-training cells alone: an inference cell has random weights. And series are never mixed: a model
+in accuracy *and* in energy, each by more than the uncertainty of the difference. Accuracy is that
+of training cells alone: an inference cell has random weights. And series are never mixed: a model
 measured on one machine neither beats nor loses to one measured on another.
 
 Training energy is that of the training as it was run (its epochs, its samples): break-even numbers
@@ -63,17 +63,19 @@ def front(accuracy: Values, accuracy_u95: Values, energy: Values, energy_u95: Va
     cheaper = -_gap(energy) > _joint(energy_u95)
     beats = more_accurate & cheaper  # [one that beats, one that is beaten]
     return Front(
-        dominated=beats.any(axis=0),
+        dominated=np.asarray(beats.any(axis=0)),
         by=tuple(tuple(int(place) for place in np.flatnonzero(column)) for column in beats.T),
     )
 
 
 def _gap(values: Values) -> Values:
-    return np.subtract.outer(np.asarray(values, float), np.asarray(values, float))
+    values = np.asarray(values, float)
+    return np.asarray(values[:, None] - values[None, :])
 
 
 def _joint(u95: Values) -> Values:
-    return np.hypot.outer(np.asarray(u95, float), np.asarray(u95, float))
+    u95 = np.asarray(u95, float)
+    return np.asarray(np.hypot(u95[:, None], u95[None, :]))
 
 
 def break_even(a: Cost, b: Cost, *, seed: int = 0) -> Estimate | None:
@@ -263,10 +265,10 @@ def _recommend_one(table: pd.DataFrame, axis: str) -> str:
             "accuracy and energy are known of fewer than two models, so that none can be "
             "recommended over another."
         )
-    best = known.loc[known["accuracy"].idxmax()]
+    best = known.iloc[int(known["accuracy"].argmax())]
     margin = np.hypot(known["accuracy_u95"], best["accuracy_u95"])
     as_good = known[(best["accuracy"] - known["accuracy"] <= margin) | (known.index == best.name)]
-    choice = as_good.loc[as_good[energy].idxmin()]
+    choice = as_good.iloc[int(as_good[energy].argmin())]
     said = f"{choice['model']} ({_accuracy(choice)}, {_of(choice, axis)})"
     caveat = " Its energy is ~modelled: TDP × utilisation." if _is_modelled(table) else ""
     if choice.name == best.name:

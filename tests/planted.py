@@ -1,5 +1,6 @@
 """Sweeps made by hand, whose every relation is known: what a test plants, an analysis must find."""
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -12,25 +13,26 @@ MODELS = tuple(f"m{place:02d}" for place in range(16))
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """Sixteen models whose cost doubles every other model, and how everything hangs on it."""
+    """Models whose cost spans a factor of exp(log_span), and how everything else hangs on it."""
 
     series: str = "box gpu"
     models: tuple[str, ...] = MODELS
+    log_span: float = 5.2
     training_per_inference: float = 3.0
+    training_is_unrelated: bool = False
+    """To inference: its times are those of other models."""
     spread: float = 0.02
     """Of everything that has noise, as a share of it."""
-    energy_exponent: float = 1.0
-    """Energy goes with this power of time."""
+    energy_noise: float = 0.0
+    """Spread of log energy around log time."""
     macs_noise: float = 0.05
     """Spread of log MACs around log energy; large: no relation."""
     macs_per_parameter_noise: float = 0.05
-    parameters_noise: float | None = None
     power_noise: float = 0.05
     """Spread of GPU power around its line over utilisation, as a share."""
-    accuracy_per_energy: float = 0.0
-    """Accuracy gained for each doubling of energy; 0: none."""
+    accuracy_follows_energy: bool = False
     batch_sizes: tuple[int, ...] = (4, 128, 256)
-    launch_share: float = 8.0
+    launch_share: float = 4.0
     """Energy per sample is one + this / batch size."""
     late_gain: float = 0.0
     """Share of energy that the largest batch size saves over the best before it."""
@@ -43,55 +45,48 @@ class Planted:
     repetitions: int = 1
     modelled: str = ""
     scale: float = 1.0
-    """Of times and energies: another machine."""
+    """Of times and energies."""
     seed: int = 1
 
 
-def cells(plan: Planted = Planted()) -> pd.DataFrame:  # noqa: B008 - it is frozen
+def cells(plan: Planted = Planted()) -> pd.DataFrame:
     random = np.random.default_rng(plan.seed)
     num = len(plan.models)
-    # Shuffled, so that nothing hangs on the order of the names.
-    cost = plan.scale * 2.0 ** (random.permutation(num) / 2)
-    order = np.argsort(np.argsort(cost))
+    order = random.permutation(num)  # nothing hangs on the order of the names
+    share = (order + 1) / num
+    cost = plan.scale * np.exp(plan.log_span * share)
+    training_cost = random.permutation(cost) if plan.training_is_unrelated else cost
+    per_energy = np.exp(plan.energy_noise * random.standard_normal(num))
     macs = cost * np.exp(plan.macs_noise * random.standard_normal(num)) * 1e7
     per_parameter = cost * np.exp(plan.macs_per_parameter_noise * random.standard_normal(num)) * 10
-    luck = random.permutation(num)  # of accuracy: unrelated to cost
+    luck = share if plan.accuracy_follows_energy else random.permutation(share)
+    power_w = 300 * (0.6 + 0.35 * share) * np.exp(plan.power_noise * random.standard_normal(num))
     rows = []
-    for place, model in enumerate(plan.models):
-        for phase in ("train", "inference"):
-            for batch_size in plan.batch_sizes:
-                for repetition in range(1, plan.repetitions + 1):
-                    noise = np.exp(plan.spread * random.standard_normal(6))
-                    seconds = 1e-4 * cost[place] * noise[0]
-                    seconds *= plan.training_per_inference if phase == "train" else 1.0
-                    seconds *= 1 + plan.launch_share / batch_size
-                    if batch_size == max(plan.batch_sizes):
-                        seconds *= 1 - plan.late_gain
-                    joules = 200 * (seconds * 1e3) ** plan.energy_exponent * 1e-3 * noise[1]
-                    percent = 20 + 75 * (order[place] + 1) / num
-                    power_w = 300 * percent / 100
-                    power_w *= math.exp(plan.power_noise * random.standard_normal())
-                    if phase == "inference":
-                        power_w *= plan.inference_power_share
-                    accuracy = 0.7 + 0.02 * luck[place] / num
-                    accuracy += plan.accuracy_per_energy * order[place]
-                    rows.append(
-                        _row(
-                            plan,
-                            model,
-                            phase,
-                            batch_size,
-                            repetition,
-                            seconds=seconds,
-                            joules=joules,
-                            percent=percent,
-                            power_w=power_w,
-                            cpu_w=30 * math.exp(plan.cpu_spread * random.standard_normal()),
-                            accuracy=accuracy if phase == "train" else 0.1,
-                            macs=macs[place],
-                            parameters=macs[place] / per_parameter[place],
-                        )
-                    )
+    for place, phase, batch_size, repetition in itertools.product(
+        range(num), ("train", "inference"), plan.batch_sizes, range(1, plan.repetitions + 1)
+    ):
+        noise = np.exp(plan.spread * random.standard_normal(2))
+        is_train = phase == "train"
+        seconds = training_cost[place] * plan.training_per_inference if is_train else cost[place]
+        seconds *= 1e-4 * noise[0] * (1 + plan.launch_share / batch_size)
+        seconds *= 1 - plan.late_gain if batch_size == max(plan.batch_sizes) else 1
+        rows.append(
+            _row(
+                plan,
+                plan.models[place],
+                phase,
+                batch_size,
+                repetition,
+                seconds=seconds,
+                joules=200 * seconds * per_energy[place] * noise[1],
+                percent=60 + 35 * share[place],
+                power_w=power_w[place] * (1 if is_train else plan.inference_power_share),
+                cpu_w=30 * math.exp(plan.cpu_spread * random.standard_normal()),
+                accuracy=0.7 + 0.2 * luck[place] if is_train else 0.1,
+                macs=macs[place],
+                parameters=macs[place] / per_parameter[place],
+            )
+        )
     return pd.DataFrame(rows)
 
 
@@ -128,7 +123,12 @@ def _row(
         "energy/net_j": net_j,
         "energy/idle_j": net_j * plan.idle_share / (1 - plan.idle_share),
         "energy/gross_j": net_j / (1 - plan.idle_share),
-        "energy/gross_gpu_j": math.nan if all_modelled else net_j,
+        "energy/net_gpu_j": math.nan if all_modelled else 0.8 * net_j,
+        "energy/gross_gpu_j": math.nan if all_modelled else 0.8 * net_j / (1 - plan.idle_share),
+        "energy/net_cpu_j": net_j if all_modelled else 0.15 * net_j,
+        "energy/gross_cpu_j": (net_j if all_modelled else 0.15 * net_j) / (1 - plan.idle_share),
+        "energy/net_dram_j": math.nan if all_modelled else 0.05 * net_j,
+        "energy/gross_dram_j": math.nan if all_modelled else 0.05 * net_j / (1 - plan.idle_share),
         "energy/measured_per_sample_j": math.nan if all_modelled else of["joules"],
         "energy/measured_per_sample_u95_j": math.nan
         if all_modelled
@@ -148,7 +148,7 @@ def _row(
     }
 
 
-def epochs(cells: pd.DataFrame, plan: Planted = Planted()) -> pd.DataFrame:  # noqa: B008
+def epochs(cells: pd.DataFrame, plan: Planted = Planted()) -> pd.DataFrame:
     """Per pass of training: the first may cost more, the whole stays what the cell says."""
     rows = []
     for _, cell in cells[cells["phase"] == "train"].iterrows():

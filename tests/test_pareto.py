@@ -148,7 +148,9 @@ def test_accuracy_of_few_samples_is_wilson_s() -> None:
     assert math.isnan(pareto.accuracy_u95(0.9, math.nan))
 
 
-def row(model: str, phase: str, joules: float, accuracy: float, **other: object) -> dict[str, object]:
+def row(
+    model: str, phase: str, joules: float, accuracy: float, **other: object
+) -> dict[str, object]:
     return {
         "series": "box",
         "model": model,
@@ -239,9 +241,7 @@ def test_break_even_of_every_two_models_of_a_series() -> None:
     three = pd.concat(
         [
             TWO,
-            pd.DataFrame(
-                [row("lean", "train", 9.0, 0.9), row("lean", "inference", 0.5, 0.1)]
-            ),
+            pd.DataFrame([row("lean", "train", 9.0, 0.9), row("lean", "inference", 0.5, 0.1)]),
         ],
         ignore_index=True,
     )
