@@ -8,7 +8,7 @@ READY := .venv/.ready
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan test test-slow test-gpu chaos check ui doctor bench-meters wheel clean selftest
+.PHONY: help setup demo plan test test-slow test-gpu chaos check ui analysis doctor bench-meters wheel clean selftest
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,12 @@ check: setup  ## ruff, mypy and the tests
 
 ui: setup  ## browse the results of ./mlflow.db
 	@$(BIN)/python -m greenlab.ui
+
+analysis: setup  ## figures and the paper's claims, from the newest sweep, under 2 minutes
+	@$(BIN)/python -m multirun_analysis export $(if $(TRACKING_URI),--tracking-uri "$(TRACKING_URI)") \
+	  $(if $(EXPERIMENT),--experiment "$(EXPERIMENT)") $(if $(SWEEP),--sweep "$(SWEEP)") \
+	  $(if $(AGAINST),--against "$(AGAINST)") $(if $(ANALYSIS),--only "$(ANALYSIS)") \
+	  $(if $(filter-out 0,$(LOG)),--log)
 
 doctor: setup  ## what can be measured on this machine
 	@$(BIN)/python -m greenlab.doctor || test $$? -eq 3

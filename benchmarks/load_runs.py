@@ -3,8 +3,8 @@
     python -m benchmarks.load_runs [--num-runs 10000]
 
 Fills an SQLite store in a temporary folder with cells as greenlab lands them, over and over with
-other names and numbers, and reads it in fresh processes by turns: `multirun_analysis.runs.load`, the
-same through MLflow's client, and MLflow's own `search_runs`. Prints seconds and peak memory.
+other names and numbers, and reads it in fresh processes: `multirun_analysis.runs.load`, the same
+through MLflow's client, and MLflow's own `search_runs`. Prints seconds and peak memory.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import time
 import uuid
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from rich.table import Table
 
@@ -48,27 +49,28 @@ def fill(database: Path, num_runs: int) -> None:
 
 def clone(database: Path, run_id: str, num_copies: int) -> list[str]:
     """Copy a run's rows; metrics of the n-th copy are (1 + n / 1000) times the original's."""
-    copies = [uuid.uuid4().hex for _ in range(num_copies)]
+    copies = {uuid.uuid4().hex: 1 + number / 1000 for number in range(1, num_copies + 1)}
     with sqlite3.connect(database) as connection:
         for table in ("runs", *TABLES):
             cursor = connection.execute(f"SELECT * FROM {table} WHERE run_uuid = ?", [run_id])
             names = [column[0] for column in cursor.description]
-            rows = cursor.fetchall()
-            place, value = names.index("run_uuid"), names.index("value") if "value" in names else -1
-            is_number = table.endswith("metrics")
-
-            def copied(row: tuple[object, ...], number: int, copy: str) -> list[object]:
-                new = list(row)
-                new[place] = copy
-                if is_number:
-                    new[value] = float(str(row[value])) * (1 + number / 1000)
-                return new
-
+            rows = [dict(zip(names, row, strict=True)) for row in cursor]
             connection.executemany(
                 f"INSERT INTO {table} VALUES ({', '.join('?' * len(names))})",
-                (copied(row, n, copy) for n, copy in enumerate(copies, 1) for row in rows),
+                (
+                    list(_renamed(row, copy, factor).values())
+                    for copy, factor in copies.items()
+                    for row in rows
+                ),
             )
-    return copies
+    return list(copies)
+
+
+def _renamed(row: dict[str, Any], copy: str, factor: float) -> dict[str, Any]:
+    changed = {"run_uuid": copy}
+    if isinstance(row.get("value"), float):  # of a metric; params and tags are text
+        changed["value"] = row["value"] * factor
+    return row | changed
 
 
 def main() -> None:
@@ -95,7 +97,9 @@ def main() -> None:
         table.add_column(column, justify="left" if column == "way" else "right")
     for way, trials in found.items():
         figures = [median(one[name] for one in trials) for name in trials[0]]
-        table.add_row(way, *(f"{figure:,.2f}" if figure < 100 else f"{figure:,.0f}" for figure in figures))
+        table.add_row(
+            way, *(f"{figure:,.2f}" if figure < 100 else f"{figure:,.0f}" for figure in figures)
+        )
     open_console().print(table)
 
 

@@ -10,7 +10,6 @@ import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +17,7 @@ from pandas import DataFrame, Series
 
 from greenlab import tracking
 from greenlab.config import Mlflow
-from greenlab.errors import GreenlabError, without_password
+from greenlab.errors import GreenlabError
 from multirun_analysis import statistics, stores
 from multirun_analysis.stores import Source, Table
 
@@ -49,7 +48,7 @@ OF_SERIES = ("machine", *(f"source_{c}" for c in COMPONENTS), "device", "power_l
 """What two cells must share to be pooled, besides the settings of their work."""
 
 
-class NothingToShow(Exception):
+class NothingToShow(Exception):  # noqa: N818, nothing went wrong
     """These runs do not hold what a figure or a claim is about; the message says which would."""
 
 
@@ -95,7 +94,7 @@ class Runs:
             told.append(f"{len(group)} left out, {reason}: {names}.")
         running = self.sweeps.loc[self.sweeps["status"] == "RUNNING", "sweep"]
         told += [f"Sweep {name} is still running: more cells may come." for name in running]
-        series = self.cells["series"].unique() if len(self.cells) else []
+        series: Sequence[str] = self.cells["series"].unique() if len(self.cells) else []
         if len(series) > 1:
             told.append(
                 f"{len(series)} series that are never pooled, for they differ in machine, sources "
@@ -197,7 +196,8 @@ def _derive(frame: DataFrame) -> DataFrame:
     frame["is_modelled"] = frame["modelled"] != ""
     frame["time/per_sample_s"] = column(frame, "time/active_s") / samples
     measured = {
-        c: frame[f"source_{c}"].str.startswith("measured") & column(frame, f"energy/net_{c}_j").notna()
+        c: frame[f"source_{c}"].str.startswith("measured")
+        & column(frame, f"energy/net_{c}_j").notna()
         for c in COMPONENTS
     }
     for name, stem, join in (
@@ -217,7 +217,9 @@ def _reasons(frame: DataFrame) -> Series:
     reasons = Series("", index=frame.index)
     reasons[frame["verdict"] == "INVALID"] = "INVALID: the joules are wrong (its doubts say why)"
     unfinished = frame["status"] != "FINISHED"
-    kinds = frame["failure"].str.partition(":")[0].where(frame["failure"] != "", "no reason known")
+    kinds = (
+        frame["failure"].str.split(":", n=1).str[0].where(frame["failure"] != "", "no reason known")
+    )
     reasons[unfinished] = (frame["status"] + " (" + kinds + ")")[unfinished]
     reasons[frame["status"] == "RUNNING"] = "still running"
     return reasons
@@ -230,9 +232,9 @@ def _series(cells: DataFrame) -> Series:
     facets = cells[list(OF_SERIES)].astype(object).where(cells[list(OF_SERIES)].notna(), "")
     facets = facets.join(_settings_that_differ(cells))
     names = {"machine": "", "device": "", "power_limit_w": "limit W "}
-    telling = [name for name in facets if facets[name].nunique() > 1 and name != "machine"]
+    telling = [str(n) for n in facets if facets[n].nunique() > 1 and n != "machine"]
 
-    def label(row: "Series[object]") -> str:
+    def label(row: Mapping[str, object]) -> str:
         parts = [str(row["machine"]) or "unknown machine"]
         modelled = [c for c in COMPONENTS if str(row[f"source_{c}"]).startswith("modelled")]
         sources = [c for c in COMPONENTS if f"source_{c}" in telling]
@@ -245,8 +247,10 @@ def _series(cells: DataFrame) -> Series:
         unsaid = [c for c in modelled if c not in sources]
         return ", ".join(parts) + (f", ~modelled {'+'.join(unsaid)}" if unsaid else "")
 
-    unique = facets.drop_duplicates()
-    labels = {tuple(row): label(row) for _, row in unique.iterrows()}
+    labels = {
+        tuple(row.values()): label({str(name): value for name, value in row.items()})
+        for row in facets.drop_duplicates().to_dict("records")
+    }
     return Series([labels[tuple(row)] for row in facets.to_numpy()], index=cells.index)
 
 
@@ -283,7 +287,9 @@ def _settings_that_differ(cells: DataFrame) -> DataFrame:
 
 def _flatten(settings: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
     return {
-        f"{group}.{key}": value for group, values in settings.items() for key, value in values.items()
+        f"{group}.{key}": value
+        for group, values in settings.items()
+        for key, value in values.items()
     }
 
 
@@ -316,7 +322,9 @@ def summarise(
             half = own
         elif group["is_modelled"].any():
             half = float(np.fmax(half, own))
-        rows.append((*key, estimate.value, estimate.value - half, estimate.value + half, len(group)))
+        rows.append(
+            (*key, estimate.value, estimate.value - half, estimate.value + half, len(group))
+        )
     return DataFrame(rows, columns=[*by, "value", "low", "high", "num"])
 
 
@@ -346,7 +354,7 @@ def newest_other(runs: Runs, shared: Iterable[str] | None = None) -> str | None:
     works = set(runs.cells["work"] if shared is None else shared)
     for name in others:
         if works & set(_text_of_work(runs.source, name)):
-            return name
+            return str(name)
     return None
 
 

@@ -121,11 +121,16 @@ class Database:
         """See Source."""
         wanted = set(run_ids)
         rows = self._selected(
-            "SELECT m.run_uuid, m.step, m.{key}, m.value, m.is_nan FROM metrics m", "cell", None,
+            "SELECT m.run_uuid, m.step, m.{key}, m.value, m.is_nan FROM metrics m",
+            "cell",
+            None,
             "m.{key} LIKE 'epoch/%'",
         )
-        return _long_to_epochs((run, step, key, np.nan if is_nan else value)
-                               for run, step, key, value, is_nan in rows if run in wanted)
+        return _long_to_epochs(
+            (run, step, key, np.nan if is_nan else value)
+            for run, step, key, value, is_nan in rows
+            if run in wanted
+        )
 
     def artefact(self, run_id: str, name: str) -> Path:
         """See Source."""
@@ -138,7 +143,9 @@ class Database:
 
     def _table(self, kind: str, sweeps: Sequence[str] | None) -> Table:
         found = self._selected(
-            "SELECT m.run_uuid, m.name, m.status, m.start_time, m.end_time FROM runs m", kind, sweeps
+            "SELECT m.run_uuid, m.name, m.status, m.start_time, m.end_time FROM runs m",
+            kind,
+            sweeps,
         )
         runs = _runs(found)
         texts = " AND ".join(f"m.{{key}} NOT LIKE '{prefix}%'" for prefix in UNUSED_TAGS)
@@ -149,7 +156,10 @@ class Database:
         numbers = " AND ".join(f"m.{{key}} NOT LIKE '{prefix}%'" for prefix in NOT_PER_CELL)
         metrics = self._selected(
             "SELECT m.run_uuid, m.{key}, CASE WHEN m.is_nan THEN NULL ELSE m.value END "
-            "FROM latest_metrics m", kind, sweeps, numbers,
+            "FROM latest_metrics m",
+            kind,
+            sweeps,
+            numbers,
         )
         return Table(
             runs=runs,
@@ -239,8 +249,13 @@ class Server:
     def _table(self, kind: str, condition: str) -> Table:
         found = list(self._search(f"tags.`greenlab.kind` = '{kind}'" + condition))
         runs = _runs(
-            (one.info.run_id, one.info.run_name, one.info.status, one.info.start_time,
-             one.info.end_time)
+            (
+                one.info.run_id,
+                one.info.run_name,
+                one.info.status,
+                one.info.start_time,
+                one.info.end_time,
+            )
             for one in found
         )
 

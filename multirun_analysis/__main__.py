@@ -1,0 +1,38 @@
+"""The front door: `python -m multirun_analysis [export] …` and `… compare A B …`.
+
+Exit code 2 is for what was asked wrongly, 130 for Ctrl-C; 0 and 1 are the command's own.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from greenlab.errors import GreenlabError
+
+COMMANDS = ("export", "compare")
+"""Modules with `add_arguments(parser)` and `main(arguments) -> int`; the first is the default."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run a command and return the exit code."""
+    name, rest = (argv[0], argv[1:]) if argv and argv[0] in COMMANDS else (COMMANDS[0], argv)
+    command = import_module(f"multirun_analysis.{name}")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m multirun_analysis {name}",
+        description=command.__doc__,
+        epilog="Commands: " + ", ".join(f"{other} --help" for other in COMMANDS),
+    )
+    command.add_arguments(parser)
+    try:
+        return int(command.main(parser.parse_args(rest)))
+    except GreenlabError as error:
+        print(f"multirun_analysis: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("multirun_analysis: stopped; nothing half-made is left", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
