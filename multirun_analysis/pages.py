@@ -77,10 +77,18 @@ def index_page(
         f"{_escaped(_title(section))}</a>"
         for section in sections
     )
+    teller = next(
+        (
+            section.executed.name
+            for section in sections
+            if any(entry["kind"] == "json" for entry in section.published)
+        ),
+        "",
+    )
     body = (
         f'<header><p class="kicker">energy analysis</p><h1>{_escaped(runs.name)}</h1>'
         f"{publish.facts_html(runs)}</header>"
-        f"<nav>{contents}</nav><main>{_claims(findings)}"
+        f"<nav>{contents}</nav><main>{_claims(findings, teller)}"
         + "".join(_section(section, folder) for section in sections)
         + f"</main><footer>{publish.remarks_html(runs)}</footer>"
     )
@@ -160,7 +168,8 @@ def _size(picture: Path) -> tuple[int, int]:
     return width, height
 
 
-def _claims(findings: Sequence[Mapping[str, Any]]) -> str:
+def _claims(findings: Sequence[Mapping[str, Any]], page: str) -> str:
+    """The ledger; `page` is that of the notebook that wrote it."""
     if not findings:
         return ""
     counts = ", ".join(
@@ -170,7 +179,7 @@ def _claims(findings: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(_claim(finding) for finding in findings)
     return (
         '<section id="findings"><h2>The paper’s claims, on these runs</h2>'
-        f'<p>{counts}. <a href="claims.html">How each was decided</a></p>'
+        f'<p>{counts}. <a href="{page}.html">How each was decided</a></p>'
         '<div class="scroll"><table class="claims"><thead><tr><th>claim</th><th>phase</th>'
         "<th>these runs say</th><th>verdict</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div></section>"
@@ -184,10 +193,11 @@ def _claim(finding: Mapping[str, Any]) -> str:
 
     verdict = text("verdict")
     mark = VERDICTS.get(str(finding.get("verdict")), "")
-    where = f"Sec. {text('section').removeprefix('Sec. ')}" if finding.get("section") else ""
+    section = f"Sec. {text('section').removeprefix('Sec. ')}" if finding.get("section") else ""
+    where = ", ".join(filter(None, [section, text("series")]))
     return (
         f'<tr class="{verdict.replace(" ", "-")}"><td>{text("claim")}'
-        f'<div class="where">{", ".join(filter(None, [where, text("series")]))}</div></td><td>{text("phase")}</td>'
+        f'<div class="where">{where}</div></td><td>{text("phase")}</td>'
         f"<td>{_interval(finding)}<div class='where'>{text('statistic')}</div></td>"
         f'<td><span class="verdict">{mark} {verdict}</span>'
         f'<div class="where">{text("reason")}</div></td></tr>'
