@@ -92,7 +92,7 @@ def _need_measured(scope: Scope, component: str, otherwise: str) -> None:
     sources = set(scope.cells[f"source_{component}"])
     if not any(source.startswith("measured") for source in sources):
         raise UndecidableError(
-            f"{component} power is {' or '.join(sorted(sources)) or 'absent'}, not measured",
+            f"{component.upper()} power is {' or '.join(sorted(sources)) or 'absent'}, not measured",
             otherwise,
         )
 
