@@ -22,6 +22,7 @@ MIN_CELLS = 3
 """Below it the scatter between cells is not known."""
 COLUMNS = {
     "cell": "cell, its model, phase and batch size",
+    "verdict": "less, more, no difference found, or not decidable",
     "a": "geometric mean of A",
     "b": "geometric mean of B",
     "num_a": "repetitions",
@@ -33,7 +34,6 @@ COLUMNS = {
     "p_holm": "the same, adjusted over cells",
     "p_rank": "Mann–Whitney's U",
     "hedges_g": "effect size, of logarithms",
-    "verdict": "less, more, no difference found, or not decidable",
 }
 
 
@@ -85,6 +85,7 @@ class Comparisons:
         rows = [
             (
                 cell.pair.label,
+                cell.verdict,
                 middle(cell.pair.values_a),
                 middle(cell.pair.values_b),
                 len(cell.pair.values_a),
@@ -96,7 +97,6 @@ class Comparisons:
                 cell.p_holm,
                 cell.p_rank,
                 cell.hedges_g,
-                cell.verdict,
             )
             for cell in self.cells
         ]

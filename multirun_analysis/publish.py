@@ -15,10 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 from IPython.display import HTML, Image, display
-from matplotlib import pyplot
 from pandas import DataFrame
 
 from multirun_analysis.runs import NothingToShow
@@ -58,6 +56,8 @@ def figure(name: str, function: "Callable[..., Figure]", *args: Any, caption: st
     _keep(f"figures/{name}.png", _picture(drawn, "png", PRINT_DPI))
     _keep(f"figures/{name}.svg", _picture(drawn, "svg", PRINT_DPI))
     _note(kind="figure", name=name, caption=caption)
+    from matplotlib import pyplot  # here: who exports only draws nothing
+
     pyplot.close(drawn)  # else Jupyter shows it again at the end of the cell
 
 
@@ -134,9 +134,13 @@ def remarks_html(runs: "Runs") -> str:
 
 
 def missing_html(sentence: str) -> str:
-    """What stands where a figure would: the runs that it needs, their command set as such."""
-    told = COMMAND.sub(r"<code>\g<0></code>", html.escape(sentence, quote=False))
-    return f'<p class="missing">{told}</p>'
+    """What stands where a figure would: the runs that it needs."""
+    return f'<p class="missing">{commands_html(html.escape(sentence, quote=False))}</p>'
+
+
+def commands_html(escaped: str) -> str:
+    """Set greenlab's commands in a sentence as such."""
+    return COMMAND.sub(r"<code>\g<0></code>", escaped)
 
 
 def table_html(frame: DataFrame) -> str:
@@ -187,6 +191,8 @@ def _has_names(frame: DataFrame) -> bool:
 
 def _picture(drawn: "Figure", kind: str, dpi: int) -> bytes:
     """The same bytes for the same figure: no date, no random ids."""
+    import matplotlib as mpl
+
     nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "greenlab"}):

@@ -215,6 +215,22 @@ def median(values: npt.ArrayLike, *, seed: int = 0) -> Estimate:
     return _percentile(value, np.median(kept[_resamples(num, seed)], axis=1), num)
 
 
+def variation(values: npt.ArrayLike, *, seed: int = 0) -> Estimate:
+    """Coefficient of variation (standard deviation over mean) with a bootstrap interval.
+
+    NaN bounds for fewer than 4 values.
+    """
+    (kept,) = _paired(values)
+    num = len(kept)
+    if num < 2 or kept.mean() == 0:
+        return Estimate(value=math.nan, low=math.nan, high=math.nan, num=num)
+    value = float(kept.std(ddof=1) / kept.mean())
+    if num < MIN_FOR_BOOTSTRAP:
+        return Estimate(value=value, low=math.nan, high=math.nan, num=num)
+    drawn = kept[_resamples(num, seed)]
+    return _percentile(value, drawn.std(axis=1, ddof=1) / drawn.mean(axis=1), num)
+
+
 # ------------------------------------------------------------------------------ means and tests
 
 

@@ -6,6 +6,7 @@ label is made from a metric's name, its unit from the suffix. No pyplot: no figu
 
 import math
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,10 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Okabe and Ito's, which the colour-blind can tell apart."""
@@ -184,7 +187,8 @@ def scale(values: Iterable[float], unit: str) -> Scale:
 
 def looks(series: Iterable[str]) -> dict[str, Look]:
     """Colour, marker and hatch of each series; the paper's own values are grey."""
-    own = [name for name in dict.fromkeys(series) if not name.startswith(REFERENCE)]
+    names = list(dict.fromkeys(series))
+    own = [name for name in names if not name.startswith(REFERENCE)]
     found = {
         name: Look(
             colour=COLOURS[at % len(COLOURS)],
@@ -193,13 +197,30 @@ def looks(series: Iterable[str]) -> dict[str, Look]:
         )
         for at, name in enumerate(own)
     }
-    grey = Look(colour=GREY, marker="x", hatch="")
-    return {name: found.get(name, grey) for name in dict.fromkeys(series)}
+    grey = Look(colour=GREY, marker="h", hatch="")
+    return {name: found.get(name, grey) for name in names}
 
 
 def colour_of(series: Iterable[str]) -> dict[str, str]:
     """The colour of each series."""
     return {name: look.colour for name, look in looks(series).items()}
+
+
+def plain_log(axis: Axis) -> None:
+    """Make an axis logarithmic with plain numbers at 1, 2, 5, 10 …; call it when all is drawn."""
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(NullFormatter())
+    low, high = sorted(abs(end) for end in axis.get_data_interval())
+    if low > 0 and np.isfinite(high):
+        span = high / low
+        subs = (
+            (1.0,)
+            if span > 500
+            else (1.0, 2.0, 5.0)
+            if span > 5
+            else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+        )
+        axis.set_major_locator(LogLocator(subs=subs))
 
 
 def model_order(cells: pd.DataFrame) -> list[str]:
@@ -230,16 +251,16 @@ def mark_modelled(drawn: Figure, cells: pd.DataFrame) -> None:
     parts = sorted({part for text in modelled["modelled"] for part in str(text).split("+")})
     how = {
         "cpu": "CPU: TDP × utilisation",
-        "dram": "DRAM: so much per module",
+        "dram": "DRAM: constant per module",
     }
     told = "; ".join(how.get(part, f"{part}: modelled") for part in parts)
     affected = sorted(modelled["series"].unique())
-    everyone = len(affected) == cells["series"].nunique()
-    where = "" if everyone else f" in {_enumerate(affected)}"
-    text = f"~ modelled power ({told}), not measured{where}"
-    drawn.supxlabel(text, color=WARNING, fontsize=8, fontweight="bold", wrap=True)
+    text = f"~ modelled power ({told}), not measured"
+    if len(affected) < cells["series"].nunique():
+        text += "\n" + textwrap.fill(f"of the series {_enumerate(affected)}", 115)
+    drawn.supxlabel(text, x=0.01, ha="left", color=WARNING, fontsize=8, fontweight="bold")
 
 
 def _enumerate(names: Sequence[str], at_most: int = 3) -> str:
-    shown = ", ".join(names[:at_most])
+    shown = "; ".join(names[:at_most])
     return shown if len(names) <= at_most else f"{shown} and {len(names) - at_most} more"

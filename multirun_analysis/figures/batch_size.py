@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ TIME = "time/per_sample_s"
 MIN_SIZES = 3
 COMMAND = "python -m greenlab -m model=resnet18 batch_size=8,16,32,64,128,256 phase=train,inference"
 COLUMNS = 4
-PHASE_STYLES = {"train": ("-", "full"), "inference": ("--", "none")}
+PHASE_STYLES: dict[str, tuple[Any, str]] = {"train": ("-", "full"), "inference": ("--", "none")}
 """Line and marker fill; the user's own phases are dotted."""
 
 
@@ -74,7 +75,7 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
         optimum = knee.optimum or statistics.Estimate(
             value=math.nan, low=math.nan, high=math.nan, num=knee.at.num
         )
-        best = curve.points.loc[curve.points["value"].idxmin()]
+        best = curve.points.sort_values("value").iloc[0]
         rows.append(
             {
                 "series": curve.series,
@@ -113,8 +114,8 @@ def draw_time(cells: pd.DataFrame) -> Figure:
 def _draw(cells: pd.DataFrame, metric: str) -> Figure:
     found = curves(cells, metric)
     models = list(dict.fromkeys(curve.model for curve in found))
-    columns = min(COLUMNS, len(models))
-    rows = math.ceil(len(models) / columns)
+    rows = math.ceil(len(models) / COLUMNS)
+    columns = math.ceil(len(models) / rows)
     figure, panels = style.figure(rows, columns, height_in=1.1 + 1.75 * rows, sharex=True)
     scale = style.scale(
         np.concatenate([curve.points["value"] for curve in found]), style.unit_of(metric)
@@ -149,6 +150,7 @@ def _axes(axes: Axes, own: list[Curve], sizes: list[float]) -> None:
     values = np.concatenate([curve.points["value"] for curve in own])
     if values.min() > 0:
         axes.set_yscale("log")
+        style.plain_log(axes.yaxis)
     else:  # a log axis would hide what lies below the idle machine
         axes.axhline(0, color=style.DARK, linewidth=0.8)
 
@@ -211,7 +213,7 @@ def _legend(
             marker=look.marker,
             linestyle="none",
             label=parts.wrapped(series, 95),
-        )  # fmt: skip
+        )
         for series, look in looks.items()
     ]
     for phase in dict.fromkeys(curve.phase for curve in found):
@@ -225,7 +227,7 @@ def _legend(
                 marker="o",
                 markerfacecolor=style.DARK if fill == "full" else "white",
                 label=style.phase_name(phase),
-            )  # fmt: skip
+            )
         )
     if with_knee:
         handles.append(
@@ -238,6 +240,6 @@ def _legend(
                 markeredgewidth=1.6,
                 lw=1.6,
                 label="knee, within 10 % of the least",
-            )  # fmt: skip
+            )
         )
     parts.legend_above(figure, handles)

@@ -4,8 +4,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from multirun_analysis import runs, statistics, style
 from multirun_analysis.figures import parts
@@ -17,8 +15,6 @@ RULE_OF_THUMB = 3.0
 LOG_FROM_SPAN = 30.0
 """Beyond such a ratio of slowest to fastest, the fastest cannot be read off a linear axis."""
 METRIC = "time/per_sample_s"
-COLUMNS = ("train_s", "train_low_s", "train_high_s", "inference_s")
-COLUMNS += ("inference_low_s", "inference_high_s", "ratio", "ratio_low", "ratio_high")
 
 
 def table(cells: pd.DataFrame, paper: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -91,16 +87,12 @@ def draw(cells: pd.DataFrame, paper: pd.DataFrame | None = None) -> Figure:
     )
     looks = style.looks(shown["series"])
     for at, (series, own) in enumerate(shown.groupby("series", sort=False)):
-        offset = 0.0 if num_series == 1 else 0.7 * (at / (num_series - 1) - 0.5)
+        offset = 0.0 if num_series == 1 else 0.56 * (at / (num_series - 1) - 0.5)
         rows = own["model"].map(models.index).to_numpy() + offset
         _durations(left, own, rows, looks[str(series)])
         _ratios(right, own, rows, looks[str(series)])
     _finish(left, right, shown, models)
-    hollow, filled = (
-        Line2D([], [], color=style.DARK, marker="o", linestyle="none", fillstyle=fill, label=name)
-        for fill, name in (("none", "inference"), ("full", "training"))
-    )
-    parts.legend_of_series(figure, chosen, filled, hollow)
+    parts.legend_of_series(figure, chosen, *parts.phase_handles(chosen))
     style.mark_modelled(figure, chosen)
     return figure
 
@@ -138,11 +130,13 @@ def _finish(left: Axes, right: Axes, shown: pd.DataFrame, models: list[str]) -> 
     seconds = shown[["train_s", "inference_s"]].to_numpy()
     if np.nanmax(seconds) > LOG_FROM_SPAN * np.nanmin(seconds):
         left.set_xscale("log")
-        left.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        left.xaxis.set_major_formatter(ScalarFormatter())
-        left.xaxis.set_minor_formatter(NullFormatter())
+        style.plain_log(left.xaxis)
     else:
         left.set_xlim(left=0)
+    for axes in (left, right):
+        axes.grid(visible=False, axis="y")
+        for row in range(0, len(models), 2):
+            axes.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", zorder=0, linewidth=0)
     left.set_yticks(range(len(models)), models)
     left.set_ylim(len(models) - 0.4, -0.6)  # the smallest model on top
     left.set_xlabel(f"time for {NUM_SAMPLES:,} samples (s)")

@@ -4,7 +4,6 @@ The shaded range is that from the lowest model to the highest, as the paper says
 it is no confidence interval.
 """
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,7 +18,7 @@ TRAINING = "python -m greenlab -m 'model=glob(*)' phase=train phase.epochs=10"
 PANELS = {
     "loss": "loss",
     "accuracy": "accuracy (0–1)",
-    "cumulative_j": "cumulative net energy",
+    "cumulative_j": "cumulative\nnet energy",
     "j_per_point": "energy per percentage\npoint gained",
 }
 """Column of `per_model` → axis label, its unit apart."""
@@ -66,12 +65,14 @@ def table(epochs: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for name in PANELS:
         over = found[name].agg(["mean", "min", "max", "count"])
-        tables.append(over.rename(columns=lambda which, name=name: f"{name}_{which}"))
+        tables.append(over.add_prefix(f"{name}_"))
     return pd.concat(tables, axis=1).reset_index()
 
 
-def draw(epochs: pd.DataFrame) -> Figure:
+def draw(epochs: pd.DataFrame, cells: pd.DataFrame) -> Figure:
     """Four panels over the epochs; thick: mean over models, shaded: their range, thin: each model.
+
+    `cells` tell what is modelled.
 
     Raises:
         NothingToShow: as `per_model`.
@@ -95,7 +96,7 @@ def draw(epochs: pd.DataFrame) -> Figure:
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.align_ylabels(panels)
     _legend(figure, models, looks)
-    style.mark_modelled(figure, epochs)
+    style.mark_modelled(figure, cells[cells["series"].isin(models["series"])])
     return figure
 
 

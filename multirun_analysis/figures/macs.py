@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from multirun_analysis import runs, statistics, style
@@ -151,90 +150,77 @@ def draw(cells: pd.DataFrame, paper: pd.DataFrame | None = None) -> Figure:
         sharex="col",
         sharey="row",
     )
+    numbers = parts.number_models(figure, order)
     names = []
     for row, phase in enumerate(phases):
         of_phase = [group for group in found if group.phase == phase]
         in_row = panels[row * num_columns : (row + 1) * num_columns]
-        names += _draw_phase(in_row, of_phase, order, style.looks(chosen["series"]))
+        names += _draw_phase(in_row, of_phase, numbers, style.looks(chosen["series"]))
         for axes, predictor in zip(in_row, PREDICTORS, strict=True):
             axes.set_xlabel(style.label(predictor) if row == num_rows - 1 else "")
-    keys = [
-        Line2D([], [], linestyle="none", label=f"{number} {model}")
-        for number, model in enumerate(order, start=1)
-    ]
-    figure.legend(
-        handles=keys, loc="outside lower center", ncols=6, handlelength=0, handletextpad=0,
-        fontsize=7, columnspacing=1.2, labelspacing=0.2,
-    )  # fmt: skip
-    parts.legend_of_series(figure, chosen)
+    parts.legend_of_series(figure, chosen, of_reference=": gross, idle was not subtracted")
     style.mark_modelled(figure, chosen)
     parts.name_points(figure, names, size_pt=6.5)
     return figure
 
 
 def _draw_phase(
-    panels: list[Axes], of_phase: list[Group], order: list[str], looks: dict[str, style.Look]
+    panels: list[Axes],
+    of_phase: list[Group],
+    numbers: dict[str, str],
+    looks: dict[str, style.Look],
 ) -> list[parts.Names]:
     scale = style.scale(np.concatenate([group.models["value"] for group in of_phase]), "J")
     names = []
     for axes, predictor in zip(panels, PREDICTORS, strict=True):
         axes.set(xscale="log", yscale="log")
-        for at, group in enumerate(of_phase):
-            look = looks[group.series]
-            names.append(_scatter(axes, group, predictor, scale, look, order))
-            _describe(axes, group, predictor, look, len(of_phase) - 1 - at)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_minor_formatter(NullFormatter())
+        drawn = []
+        for group in of_phase:
+            known = group.models[(group.models[predictor] > 0) & (group.models["value"] > 0)]
+            _scatter(axes, known, predictor, scale, looks[group.series])
+            drawn.append(known.assign(x=known[predictor], y=known["value"] * scale.factor))
+        # A model has the same x in every series: its number is written once, at its topmost point.
+        top = pd.concat(drawn).sort_values("y").groupby(level=0).tail(1)
+        texts = [numbers[model] for model in top.index]
+        names.append(
+            parts.Names(axes=axes, x=top["x"].to_numpy(), y=top["y"].to_numpy(), texts=texts)
+        )
+        parts.say_above(
+            axes,
+            [(_coefficients(group, predictor), looks[group.series].colour) for group in of_phase],
+        )
+        style.plain_log(axes.yaxis)
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(0.12)
-    kind = "net" if any(not _is_gross(group) for group in of_phase) else "gross"
     panels[0].set_ylabel(
-        f"{style.phase_name(of_phase[0].phase)}: {kind} energy\nper sample ({scale.unit})"
+        f"{style.phase_name(of_phase[0].phase)}: net energy\nper sample ({scale.unit})"
     )
     return names
 
 
-def _is_gross(group: Group) -> bool:
-    return group.series.startswith(style.REFERENCE)
-
-
 def _scatter(
-    axes: Axes,
-    group: Group,
-    predictor: str,
-    scale: style.Scale,
-    look: style.Look,
-    order: list[str],
-) -> parts.Names:
-    known = group.models[(group.models[predictor] > 0) & (group.models["value"] > 0)]
+    axes: Axes, known: pd.DataFrame, predictor: str, scale: style.Scale, look: style.Look
+) -> None:
     lengths = parts.error_lengths(known) * scale.factor
     # A bar that reaches zero would reach out of the axis' bottom.
     lengths[0] = np.minimum(lengths[0], 0.999 * known["value"].to_numpy() * scale.factor)
-    x, y = known[predictor].to_numpy(), known["value"].to_numpy() * scale.factor
     axes.errorbar(
-        x, y, yerr=lengths, color=look.colour, marker=look.marker, linestyle="none", markersize=4,
-        label=f"{group.series}, gross" if _is_gross(group) else group.series,
-    )  # fmt: skip
-    numbers = [str(order.index(model) + 1) for model in known.index]
-    return parts.Names(axes=axes, x=x, y=y, texts=numbers)
-
-
-def _describe(axes: Axes, group: Group, predictor: str, look: style.Look, line: int) -> None:
-    """Write a series' coefficients above the panel, the last series nearest to it."""
-    x, y = group.columns(predictor)
-    rho, r = statistics.spearman(x, y), statistics.pearson(x, y)
-    hidden = int((group.models["value"] <= 0).sum())
-    text = f"{parts.told('ρ', rho)}\n{parts.told('r', r)}"
-    text += f", {hidden} not above 0" if hidden else ""
-    axes.annotate(
-        text,
-        (0, 1),
-        xycoords="axes fraction",
-        xytext=(0, 2 + 19 * line),
-        textcoords="offset points",
-        fontsize=7.5,
+        known[predictor],
+        known["value"] * scale.factor,
+        yerr=lengths,
         color=look.colour,
-        va="bottom",
+        marker=look.marker,
+        linestyle="none",
+        markersize=4,
     )
+
+
+def _coefficients(group: Group, predictor: str) -> str:
+    x, y = group.columns(predictor)
+    text = f"{parts.told('ρ', statistics.spearman(x, y))}\n"
+    text += parts.told("r", statistics.pearson(x, y))
+    hidden = int((group.models["value"] <= 0).sum())
+    return text + (f"; {hidden} not above 0" if hidden else "")
 
 
 def draw_errors(cells: pd.DataFrame) -> Figure:
@@ -257,7 +243,7 @@ def draw_errors(cells: pd.DataFrame) -> Figure:
             own = found[(found["series"] == name) & (found["phase"] == phase)]
             own = own.set_index("predictor").reindex(PREDICTORS)
             rows = np.arange(len(PREDICTORS)) + (at - (len(series) - 1) / 2) * thick
-            _bars(axes, own, rows, thick, looks[name])
+            _bars(axes, own, np.asarray(rows, float), thick, looks[name])
         axes.axvline(1, color=style.DARK, linewidth=0.9)
         axes.set_title(style.phase_name(phase), loc="left")
         axes.set_xlabel("median error factor\n(1 is exact, 2 is double or half)")

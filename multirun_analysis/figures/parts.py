@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -49,7 +50,7 @@ def by_model(
     """Repetitions summarised: index `order` (models), columns value, low, high, num; absent NaN."""
     own = cells[(cells["series"] == series) & (cells["phase"] == phase)]
     summary = runs.summarise(own, metric).drop_duplicates("model").set_index("model")
-    return summary.reindex(order)[["value", "low", "high", "num"]].astype(float)
+    return summary.reindex(list(order))[["value", "low", "high", "num"]].astype(float)
 
 
 def error_lengths(summary: pd.DataFrame) -> Floats:
@@ -64,8 +65,29 @@ def batch_label(cells: pd.DataFrame, series: str) -> str:
     return f"{series}, batch size {sizes[0]:g}" if len(sizes) == 1 else series
 
 
-def legend_of_series(figure: Figure, cells: pd.DataFrame, *more: Line2D) -> None:
-    """Name the series above the panels, then `more`."""
+def phase_handles(cells: pd.DataFrame) -> list[Line2D]:
+    """Legend entries for filled and hollow markers, where `cells` have both phases."""
+    fills = (("train", style.DARK), ("inference", "white"))
+    if not {"train", "inference"} <= set(cells["phase"]):
+        return []
+    return [
+        Line2D(
+            [],
+            [],
+            color=style.DARK,
+            marker="o",
+            markerfacecolor=colour,
+            linestyle="none",
+            label=style.phase_name(phase),
+        )
+        for phase, colour in fills
+    ]
+
+
+def legend_of_series(
+    figure: Figure, cells: pd.DataFrame, *more: Line2D, of_reference: str = ""
+) -> None:
+    """Name the series above the panels, then `more`; `of_reference` is added to the paper's."""
     looks = style.looks(cells["series"])
     handles = [
         Line2D(
@@ -74,19 +96,23 @@ def legend_of_series(figure: Figure, cells: pd.DataFrame, *more: Line2D) -> None
             color=look.colour,
             marker=look.marker,
             linestyle="none",
-            label=wrapped(batch_label(cells, series), 95),
+            label=wrapped(
+                batch_label(cells, series)
+                + (of_reference if series.startswith(style.REFERENCE) else ""),
+                95,
+            ),
         )
         for series, look in looks.items()
     ]
     legend_above(figure, [*handles, *more])
 
 
-def legend_above(figure: Figure, handles: Sequence[object]) -> None:
+def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
     """A legend over all panels, in as many columns as the longest label leaves room for."""
-    labels = [str(handle.get_label()) for handle in handles]  # type: ignore[attr-defined]
+    labels = [str(handle.get_label()) for handle in handles]
     longest = max(len(line) for text in labels for line in text.split("\n"))
     columns = max(1, min(len(handles), 110 // (longest + 6)))
-    figure.legend(handles=list(handles), loc="outside upper center", ncols=columns)  # type: ignore[arg-type]
+    figure.legend(handles=list(handles), loc="outside upper center", ncols=columns)
 
 
 def wrapped(text: str, width: int) -> str:
@@ -109,10 +135,46 @@ def columns_of(name: str, estimate: Estimate) -> dict[str, float]:
     return {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
 
 
+def say_above(axes: Axes, texts: Sequence[tuple[str, str]]) -> None:
+    """Write lines of (text, colour) above a panel, in their order; a text may have line breaks."""
+    below = 0
+    for text, colour in reversed(texts):
+        axes.annotate(
+            text,
+            (0, 1),
+            xycoords="axes fraction",
+            xytext=(0, 2 + 9.5 * below),
+            textcoords="offset points",
+            fontsize=7.5,
+            color=colour,
+            va="bottom",
+        )
+        below += text.count("\n") + 1
+
+
 # ----------------------------------------------------------------------- names beside points
 
 _DIRECTIONS = ((1, 0), (-1, 0), (0, 1), (0, -1), (0.8, 0.8), (-0.8, 0.8), (0.8, -0.8), (-0.8, -0.8))
 _RINGS_PT = (4.0, 9.0, 15.0, 23.0)
+
+
+def number_models(figure: Figure, order: Sequence[str]) -> dict[str, str]:
+    """Put a key of numbers and models at the right of the panels; return model → number."""
+    numbers = {model: str(at) for at, model in enumerate(order, start=1)}
+    keys = [
+        Line2D([], [], linestyle="none", label=f"{number}  {model}")
+        for model, number in numbers.items()
+    ]
+    figure.legend(
+        handles=keys,
+        loc="outside right center",
+        handlelength=0,
+        handletextpad=0,
+        fontsize=7,
+        labelspacing=0.35,
+        borderpad=0,
+    )
+    return numbers
 
 
 def name_points(figure: Figure, groups: Sequence[Names], size_pt: float = 7.0) -> None:
@@ -129,13 +191,13 @@ def _name(group: Names, size_pt: float) -> None:
     axes = group.axes
     to_pt = 72.0 / axes.figure.dpi
     points = axes.transData.transform(np.column_stack([group.x, group.y])) * to_pt
-    frame = axes.bbox.extents * to_pt
+    frame = np.asarray(axes.bbox.extents) * to_pt
     taken = np.column_stack([points - 3.0, points + 3.0])  # the markers themselves
-    for (x_pt, y_pt), x, y, text in zip(points, group.x, group.y, group.texts, strict=True):
-        half = np.array([0.29 * size_pt * len(text), 0.55 * size_pt])
-        offsets = np.array([(ring, a, b) for ring in _RINGS_PT for a, b in _DIRECTIONS])
+    for point, x, y, text in zip(points, group.x, group.y, group.texts, strict=True):
+        half = size_pt * np.array([0.29 * len(text), 0.55])
+        offsets: Floats = np.array([(ring, a, b) for ring in _RINGS_PT for a, b in _DIRECTIONS])
         shifts = offsets[:, 1:] * (offsets[:, :1] + half)
-        boxes = np.column_stack([shifts - half, shifts + half]) + np.tile([x_pt, y_pt], 2)
+        boxes = np.column_stack([shifts - half, shifts + half]) + np.tile(point, 2)
         cost = _overlap(boxes, taken).sum(axis=1) + 4 * _outside(boxes, frame) + offsets[:, 0]
         best = int(cost.argmin())
         taken = np.vstack([taken, boxes[best]])

@@ -88,7 +88,7 @@ def _stack(axes: Axes, own: pd.DataFrame, models: list[str]) -> None:
         mean_w, idle_w = part["mean_w"].to_numpy(float), part["idle_w"].to_numpy(float)
         colour = style.COMPONENTS[component]
         axes.barh(rows, mean_w, 0.72, left=left, color=colour, label=component)
-        inside_w = np.fmin(idle_w, mean_w)  # what is beyond would lie on the next component
+        inside_w = np.minimum(idle_w, mean_w)  # what is beyond would lie on the next component
         axes.barh(
             rows, inside_w, 0.72, left=left, facecolor="none", edgecolor="white", hatch="/////",
             linewidth=0, label=f"{component} idle",
@@ -100,7 +100,7 @@ def _stack(axes: Axes, own: pd.DataFrame, models: list[str]) -> None:
 
 def _draw_limits(axes: Axes, limits_w: parts.Floats, component: str) -> None:
     for limit_w in limits_w:
-        axes.axvline(limit_w, color=style.COMPONENTS[component], linestyle="--", linewidth=1.3)
+        axes.axvline(limit_w, color=style.DARK, linestyle="--", linewidth=1.1)
         name = "GPU limit" if component == "gpu" else "CPU TDP"
         axes.annotate(
             f"{name} {limit_w:g} W", (limit_w, 1), xycoords=("data", "axes fraction"),
@@ -120,13 +120,16 @@ def _whisker(axes: Axes, chosen: pd.DataFrame, series: str, phase: str, models: 
 
 
 def _handles(chosen: pd.DataFrame, found: pd.DataFrame) -> list[Patch | Line2D]:
-    modelled = {part for text in chosen["modelled"].fillna("") for part in str(text).split("+")}
+    by_series = chosen.groupby("series")["modelled"].agg(lambda texts: "+".join(texts.fillna("")))
     handles: list[Patch | Line2D] = []
     for component in COMPONENTS:
         if component in set(found["component"]):
-            mark = " (~modelled)" if component in modelled else ""
+            own = found.loc[found["component"] == component, "series"].unique()
+            modelled = [component in by_series[series] for series in own]
+            mark = " (~modelled)" if all(modelled) else " (~modelled in part)"
             colour = style.COMPONENTS[component]
-            handles.append(Patch(facecolor=colour, label=component.upper() + mark))
+            label = component.upper() + (mark if any(modelled) else "")
+            handles.append(Patch(facecolor=colour, label=label))
     if found["idle_w"].notna().any():
         hatched = Patch(facecolor="#BBBBBB", edgecolor="white", hatch="/////", linewidth=0)
         hatched.set_label("hatched: idle")

@@ -1,4 +1,4 @@
-"""Whether the sweep's numbers can be trusted: verdicts, drift, uncertainty, and where joules went."""
+"""Whether a sweep's numbers can be trusted: verdicts, drift, uncertainty, where joules went."""
 
 import numpy as np
 import pandas as pd
@@ -11,10 +11,11 @@ from multirun_analysis import runs, style
 from multirun_analysis.figures import parts
 
 VERDICTS = {"PASS": "#009E73", "WARN": "#E69F00", "INVALID": "#D55E00"}
-OTHERS = "#7F7F7F"
-"""Colour of what has no verdict: cells that failed or still run."""
+OTHERS = {"FAILED": "#000000"}
+"""Colours of what has no verdict; cells that still run are grey."""
 MAX_CODES = 20
 MIN_FOR_DRIFT = 4
+LOG_FROM_SPAN = 5.0
 PARTS = ("useful", "idle_windows", "settling", "warm_up", "loading", "evaluation", "failed")
 S_PER_HOUR = 3600.0
 
@@ -61,16 +62,15 @@ def draw_verdicts(cells: pd.DataFrame, left_out: pd.DataFrame) -> Figure:
         2, 1, height_in=1.7 + height_in, height_ratios=[0.5, 0.3 + height_in]
     )
     left = 0
-    for row in verdicts.itertuples():
-        colour = VERDICTS.get(str(row.verdict), OTHERS)
-        above.barh(0, row.num_cells, left=left, color=colour, edgecolor="white", label=row.verdict)
-        left += int(row.num_cells)  # type: ignore[call-overload]
+    handles = []
+    for verdict, num in zip(verdicts["verdict"], verdicts["num_cells"], strict=True):
+        colour = (VERDICTS | OTHERS).get(verdict, style.GREY)
+        above.barh(0, num, left=left, color=colour, edgecolor="white", label=verdict)
+        handles.append(Patch(color=colour, label=f"{verdict} {num}"))
+        left += num
     above.set(yticks=[], title=f"{left} cells by verdict", xlim=(0, left))
     above.grid(visible=False)
-    parts.legend_above(figure, [
-        Patch(color=VERDICTS.get(str(row.verdict), OTHERS), label=f"{row.verdict} {row.num_cells}")
-        for row in verdicts.itertuples()
-    ])  # fmt: skip
+    parts.legend_above(figure, handles)
     if doubts.empty:
         below.text(0.5, 0.5, "no doubts", transform=below.transAxes, ha="center")
         below.set(xticks=[], yticks=[])
@@ -101,7 +101,7 @@ def drift(cells: pd.DataFrame) -> pd.DataFrame:
             known = idle_w.notna() & own["started_at_s"].notna()
             if known.any():
                 hours = (own.loc[known, "started_at_s"] - cells["started_at_s"].min()) / S_PER_HOUR
-                found = _slope(hours.to_numpy(float), idle_w[known].to_numpy())
+                found = _slope(np.asarray(hours, float), np.asarray(idle_w[known], float))
                 about = {"series": series, "component": component, "num_cells": int(known.sum())}
                 rows.append(about | {"median_idle_w": float(idle_w.median())} | found)
     if not rows:
@@ -146,24 +146,23 @@ def draw_drift(cells: pd.DataFrame) -> Figure:
                 line_w = row["intercept_w"] + row["w_per_hour"] * ends
                 axes.plot(ends, line_w, color=look.colour, linewidth=1, label=f"_{row['series']}")
         axes.set_ylabel(style.label(f"power/idle_{component}_w"))
-        axes.set_title(_slopes(found[found["component"] == component]), loc="left", fontsize=8)
+        parts.say_above(axes, _slopes(found[found["component"] == component], looks))
     panels[-1].set_xlabel("time since the first cell began (h)")
-    parts.legend_above(figure, [_dot(series, look) for series, look in looks.items()])
+    parts.legend_of_series(figure, cells)
     style.mark_modelled(figure, cells)
     return figure
 
 
-def _slopes(rows: pd.DataFrame) -> str:
-    texts = [
-        f"{row['w_per_hour']:+.2g} [{row['w_per_hour_low']:+.2g}, {row['w_per_hour_high']:+.2g}]"
+def _slopes(rows: pd.DataFrame, looks: dict[str, style.Look]) -> list[tuple[str, str]]:
+    return [
+        (
+            f"{row['w_per_hour']:+.2g} [{row['w_per_hour_low']:+.2g}, "
+            f"{row['w_per_hour_high']:+.2g}] W per hour",
+            looks[row["series"]].colour,
+        )
         for row in rows.to_dict("records")
         if np.isfinite(row["w_per_hour"])
     ]
-    return "W per hour: " + "; ".join(texts) if texts else ""
-
-
-def _dot(series: str, look: style.Look) -> Patch:
-    return Patch(color=look.colour, label=parts.wrapped(series, 95))
 
 
 def uncertainty(cells: pd.DataFrame) -> pd.DataFrame:
@@ -187,12 +186,12 @@ def uncertainty(cells: pd.DataFrame) -> pd.DataFrame:
             "u95_percent": 100 * u95_j / net_j.abs(),
         }
     )
-    found = found[np.isfinite(found["u95_percent"]) & (found["u95_percent"] > 0)]
+    found = found.loc[np.isfinite(found["u95_percent"]) & (found["u95_percent"] > 0)]
     if found.empty:
         raise parts.nothing(
             "Uncertainty needs cells with net energy, metered with idle windows.", "make demo"
         )
-    return found
+    return pd.DataFrame(found)
 
 
 def draw_uncertainty(cells: pd.DataFrame) -> Figure:
@@ -215,15 +214,19 @@ def draw_uncertainty(cells: pd.DataFrame) -> Figure:
                 color=look.colour, markerfacecolor=look.colour if phase == "train" else "white",
                 label=f"{series}, {phase}",
             )  # fmt: skip
-        axes.set(xscale="log", yscale="log", xlabel=label)
+        axes.set(yscale="log", xlabel=label)
+        if found[name].max() > LOG_FROM_SPAN * found[name].min() > 0:
+            axes.set_xscale("log")
+            style.plain_log(axes.xaxis)
         axes.axhline(100, color=style.WARNING, linestyle="--", linewidth=0.9)
         axes.margins(0.08, 0.08)
+    style.plain_log(panels[0].yaxis)
     panels[0].set_ylabel("95 % uncertainty of net energy (% of it)")
     panels[0].annotate(
         "as large as the value", (0, 100), xycoords=("axes fraction", "data"), xytext=(3, 2),
         textcoords="offset points", fontsize=7.5, color=style.WARNING,
     )  # fmt: skip
-    parts.legend_above(figure, [_dot(series, look) for series, look in looks.items()])
+    parts.legend_of_series(figure, found.assign(batch_size=np.nan), *parts.phase_handles(found))
     style.mark_modelled(figure, cells)
     return figure
 
@@ -235,9 +238,9 @@ def ledger(sweeps: pd.DataFrame) -> pd.DataFrame:
         NothingToShow: no sweep has a ledger.
     """
     rows = []
-    for _, sweep in sweeps.iterrows():
-        named = [column for column in sweeps if str(column).startswith("ledger/")]
-        parts_j = {str(name)[7:-2]: float(sweep[name]) for name in named if pd.notna(sweep[name])}
+    named = [str(column) for column in sweeps if str(column).startswith("ledger/")]
+    for sweep in sweeps.to_dict("records"):
+        parts_j = {name[7:-2]: float(sweep[name]) for name in named if pd.notna(sweep[name])}
         total_j = parts_j.pop("total", sum(parts_j.values()))
         order = [*(p for p in PARTS if p in parts_j), *(p for p in parts_j if p not in PARTS)]
         rows += [
@@ -257,7 +260,7 @@ def ledger(sweeps: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_ledger(sweeps: pd.DataFrame, cells: pd.DataFrame) -> Figure:
-    """One bar per sweep: what was measured, and what that took besides; `cells` say what is modelled.
+    """One bar per sweep: what was measured and what that took; `cells` tell what is modelled.
 
     Raises:
         NothingToShow: as `ledger`.
@@ -272,17 +275,14 @@ def draw_ledger(sweeps: pd.DataFrame, cells: pd.DataFrame) -> Figure:
     for at, part in enumerate(order):
         own = found[found["part"] == part].set_index("sweep").reindex(names)
         energy = np.nan_to_num(own["energy_j"].to_numpy(float)) * scale.factor
-        look = {
-            "color": style.COLOURS[at % 8],
-            "hatch": style.HATCHES[at % 8],
-            "edgecolor": "white",
-        }
-        axes.barh(names, energy, 0.6, left=left, label=part, **look)
+        colour, hatch = style.COLOURS[at % 8], style.HATCHES[at % 8]
+        axes.barh(
+            names, energy, 0.6, left=left, label=part, color=colour, hatch=hatch, edgecolor="white"
+        )
         _write_shares(axes, own["percent"].to_numpy(float), energy, left)
         left += energy
         told = f" {own['percent'].iloc[0]:.1f} %" if len(names) == 1 else ""
-        handles.append(Patch(facecolor=look["color"], hatch=look["hatch"], edgecolor="white",
-                             label=part + told))  # fmt: skip
+        handles.append(Patch(facecolor=colour, hatch=hatch, edgecolor="white", label=part + told))
     axes.invert_yaxis()
     axes.set_xlabel(f"metered energy ({scale.unit})")
     axes.grid(visible=False)

@@ -130,6 +130,8 @@ def draw(cells: pd.DataFrame) -> Figure:
     )
     most_bytes = max(float(group.points["memory_bytes"].max()) for group in found)
     looks, names = style.looks(series), []
+    models = {model for group in found for model in group.points.index}
+    numbers = parts.number_models(figure, [m for m in style.model_order(chosen) if m in models])
     drawn = set()
     for group in found:
         at = series.index(group.series) * len(phases) + phases.index(group.phase)
@@ -139,7 +141,8 @@ def draw(cells: pd.DataFrame) -> Figure:
         _describe(axes, group, parts.batch_label(chosen, group.series), at % len(phases) == 0)
         points = group.points
         x, y = points["percent"].to_numpy(), points["w"].to_numpy()
-        names.append(parts.Names(axes=axes, x=x, y=y, texts=list(points.index)))
+        texts = [numbers[model] for model in points.index]
+        names.append(parts.Names(axes=axes, x=x, y=y, texts=texts))
     for at, axes in enumerate(panels):
         axes.set_visible(at in drawn)
         axes.margins(0.08, 0.12)
@@ -217,6 +220,6 @@ def _sizes(most_bytes: float) -> list[Line2D]:
                 markersize=area**0.5,
                 linestyle="none",
                 label=text,
-            )  # fmt: skip
+            )
         )
     return handles
