@@ -411,6 +411,22 @@ def ledger(findings: Sequence[Finding]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def definitions() -> pd.DataFrame:
+    """What each claim is taken to mean, and why, for a table."""
+    rows = [
+        {
+            "claim": claim.id,
+            "section": claim.section,
+            "says": claim.claim,
+            "statistic": claim.statistic,
+            "range": claim.range_in_words,
+            "why": claim.why,
+        }
+        for claim in CLAIMS
+    ]
+    return pd.DataFrame(rows)
+
+
 def as_json(findings: Sequence[Finding]) -> list[dict[str, Any]]:
     """The ledger as JSON can hold it: absent numbers and open ends are null."""
     return [

@@ -91,10 +91,8 @@ def _need_measured_energy(scope: Scope) -> None:
 def _need_measured(scope: Scope, component: str, otherwise: str) -> None:
     sources = set(scope.cells[f"source_{component}"])
     if not any(source.startswith("measured") for source in sources):
-        raise UndecidableError(
-            f"{component.upper()} power is {' or '.join(sorted(sources)) or 'absent'}, not measured",
-            otherwise,
-        )
+        found = " or ".join(sorted(filter(None, sources))) or "absent"
+        raise UndecidableError(f"{component.upper()} power is {found}, not measured", otherwise)
 
 
 # ------------------------------------------------------------------------- durations, training

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from planted import Planted, cells
 
-from multirun_analysis import known_energy, pareto
+from multirun_analysis import known_energy, pareto, runs
 from multirun_analysis.pareto import Cost
 
 
@@ -269,9 +269,15 @@ def test_the_best_is_recommended_where_it_is_beyond_the_others() -> None:
     assert "take big" in pareto.recommend(pareto.pareto_table(TWO))
 
 
-def test_nothing_is_recommended_of_nothing() -> None:
-    assert "none can be recommended" in pareto.recommend(pareto.pareto_table(TWO[1:2]))
+def test_one_model_is_not_recommended_over_another() -> None:
     assert "fewer than two" in pareto.recommend(pareto.pareto_table(TWO[:2]))
+
+
+def test_what_is_missing_is_said() -> None:
+    with pytest.raises(runs.NothingToShow, match="python -m greenlab"):
+        pareto.pareto_table(TWO[1:2])
+    with pytest.raises(runs.NothingToShow, match="two models"):
+        pareto.break_even_table(pareto.pareto_table(TWO[:2]))
 
 
 def test_a_planted_sweep_has_its_sixteen_models_once() -> None:
