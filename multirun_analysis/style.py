@@ -257,7 +257,7 @@ def mark_modelled(drawn: Figure, cells: pd.DataFrame) -> None:
     affected = sorted(modelled["series"].unique())
     text = f"~ modelled power ({told}), not measured"
     if len(affected) < cells["series"].nunique():
-        text += "\n" + textwrap.fill(f"of the series {_enumerate(affected)}", 115)
+        text += "\n" + textwrap.fill(f"in the series {_enumerate(affected)}", 115)
     drawn.supxlabel(text, x=0.01, ha="left", color=WARNING, fontsize=8, fontweight="bold")
 
 

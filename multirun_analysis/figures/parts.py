@@ -194,7 +194,7 @@ def _name(group: Names, size_pt: float) -> None:
     frame = np.asarray(axes.bbox.extents) * to_pt
     taken = np.column_stack([points - 3.0, points + 3.0])  # the markers themselves
     for point, x, y, text in zip(points, group.x, group.y, group.texts, strict=True):
-        half = size_pt * np.array([0.29 * len(text), 0.55])
+        half = size_pt * np.array([0.3 * len(text), 0.65])
         offsets: Floats = np.array([(ring, a, b) for ring in _RINGS_PT for a, b in _DIRECTIONS])
         shifts = offsets[:, 1:] * (offsets[:, :1] + half)
         boxes = np.column_stack([shifts - half, shifts + half]) + np.tile(point, 2)
@@ -202,7 +202,7 @@ def _name(group: Names, size_pt: float) -> None:
         best = int(cost.argmin())
         taken = np.vstack([taken, boxes[best]])
         far = offsets[best, 0] > _RINGS_PT[0]
-        axes.annotate(
+        written = axes.annotate(
             text,
             (x, y),
             xytext=tuple(shifts[best]),
@@ -213,6 +213,7 @@ def _name(group: Names, size_pt: float) -> None:
             color=style.DARK,
             arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5} if far else None,
         )
+        written.set_in_layout(False)  # else the panels would move away from under the names
 
 
 def _overlap(boxes: Floats, others: Floats) -> Floats:

@@ -113,7 +113,7 @@ def _slope(hours: parts.Floats, idle_w: parts.Floats) -> dict[str, float]:
     names = ("w_per_hour", "w_per_hour_low", "w_per_hour_high", "intercept_w")
     if len(hours) < MIN_FOR_DRIFT or np.ptp(hours) == 0:
         return dict.fromkeys(names, np.nan)
-    slope, intercept_w, low, high = stats.theilslopes(idle_w, hours, alpha=0.95)
+    slope, intercept_w, low, high = stats.theilslopes(idle_w, hours, 0.95, method="joint")
     return dict(
         zip(names, (float(slope), float(low), float(high), float(intercept_w)), strict=True)
     )

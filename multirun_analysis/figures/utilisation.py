@@ -89,13 +89,17 @@ def _points(own: pd.DataFrame, series: str, phase: str, component: str) -> pd.Da
 def correlations(cells: pd.DataFrame) -> pd.DataFrame:
     """Per series and phase: Spearman's ρ of power and utilisation, and where the line bends.
 
+    A model's power is a straight line by construction: no bend is looked for in it.
+
     Raises:
         NothingToShow: as `groups`.
     """
     rows = []
     for group in groups(cells):
         percent, power_w = group.points["percent"].to_numpy(), group.points["w"].to_numpy()
-        rho, bend = statistics.spearman(percent, power_w), statistics.bend(percent, power_w)
+        rho = statistics.spearman(percent, power_w)
+        nothing = np.empty(0)
+        bend = statistics.bend(*((nothing, nothing) if group.is_modelled else (percent, power_w)))
         rows.append(
             {
                 "series": group.series,
@@ -193,7 +197,8 @@ def _draw_bend(axes: Axes, points: pd.DataFrame, bend: statistics.Bend) -> None:
 def _describe(axes: Axes, group: Group, label: str, is_first: bool) -> None:
     points = group.points
     rho = statistics.spearman(points["percent"].to_numpy(), points["w"].to_numpy())
-    title = f"{style.phase_name(group.phase)}: {parts.told('ρ', rho)}, {rho.num} models"
+    num = f"{rho.num} model" + ("s" if rho.num != 1 else "")
+    title = f"{style.phase_name(group.phase)}: {parts.told('ρ', rho)}, {num}"
     axes.set_title(f"{parts.wrapped(label, 60)}\n{title}" if is_first else title, loc="left")
     axes.set_xlabel(style.label(f"utilisation/{group.component}_percent"))
     if is_first:
