@@ -72,8 +72,8 @@ CLAIMS = (
         statistic="median over models of training time / inference time per sample",
         low=2.5,
         high=4.0,
-        why="'About 3' is taken as what rounds to it, with room above: backward passes of grouped "
-        "convolutions cost more than twice the forward one. The paper's own HC-3: 3.29.",
+        why="'About 3' is taken as what rounds to it, with room above, where the paper has its "
+        "exceptions (DPN, RegNet). Its own HC-3 has 3.29.",
         needs=ALL_MODELS,
         phases=TOGETHER,
         evidence=evidence.training_per_inference,

@@ -199,7 +199,8 @@ def _by_model(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
 def _accuracies(trained: pd.DataFrame) -> pd.DataFrame:
     """Accuracy with the larger of two uncertainties: over repetitions, and of the test samples.
 
-    Repetitions with one seed agree to the digit, and say nothing about other test samples.
+    Repetitions with one seed agree to the digit, which is no certainty: where the number of test
+    samples is not known either, the uncertainty is not.
     """
     summary = _by_model(trained, "task/accuracy")
     samples = runs.column(trained, "task/samples").groupby(trained["model"]).mean()
@@ -207,7 +208,8 @@ def _accuracies(trained: pd.DataFrame) -> pd.DataFrame:
         accuracy_u95(accuracy, samples.get(model, math.nan))
         for model, accuracy in summary["value"].items()
     ]
-    u95 = np.fmax(summary["u95"].to_numpy(float), np.asarray(by_samples, float))
+    scatter = summary["u95"].where(summary["u95"] > 0)
+    u95 = np.fmax(scatter.to_numpy(float), np.asarray(by_samples, float))
     return pd.DataFrame({"accuracy": summary["value"], "accuracy_u95": u95})
 
 
@@ -288,6 +290,8 @@ def _recommend_one(table: pd.DataFrame, axis: str) -> str:
     choice = as_good.iloc[int(as_good[energy].argmin())]
     said = f"{choice['model']} ({_accuracy(choice)}, {_of(choice, axis)})"
     caveat = " Its energy is ~modelled: TDP × utilisation." if _is_modelled(table) else ""
+    if math.isnan(best["accuracy_u95"]):
+        caveat += " How sure accuracy is, these runs do not say; it is taken at its value."
     if choice.name == best.name:
         return (
             f"take {said}: it is the most accurate, and no cheaper one comes within the "
@@ -309,7 +313,9 @@ def _is_modelled(table: pd.DataFrame) -> bool:
 
 
 def _accuracy(row: pd.Series) -> str:
-    return f"accuracy {100 * row['accuracy']:.1f} ± {100 * row['accuracy_u95']:.1f} %"
+    u95_percent = 100 * float(row["accuracy_u95"])
+    sure = "" if math.isnan(u95_percent) else f" ± {u95_percent:.1f}"
+    return f"accuracy {100 * row['accuracy']:.1f}{sure} %"
 
 
 def _of(row: pd.Series, axis: str) -> str:

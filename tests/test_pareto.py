@@ -218,6 +218,10 @@ def test_repetitions_of_one_seed_do_not_make_accuracy_sure() -> None:
     table = pareto.pareto_table(again).set_index("model")
 
     assert table.loc["small", "accuracy_u95"] == pytest.approx(0.0079, abs=1e-4)  # Wilson
+    unknown = pareto.pareto_table(again.drop(columns="task/samples"))
+    assert unknown["accuracy_u95"].isna().all()
+    assert "do not say" in pareto.recommend(unknown)
+    assert "nan" not in pareto.recommend(unknown)
 
 
 def test_modelled_energy_is_shown_as_such() -> None:
