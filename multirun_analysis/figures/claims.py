@@ -120,7 +120,7 @@ def _draw_claim(
     for at, phase in enumerate(claim.phases):  # once, below the first series
         for printed in paper:
             if printed.phase == phase and math.isfinite(printed.estimate.value):
-                _draw_paper(axes, at + 0.32, printed)
+                _draw_paper(axes, at + 0.36, printed)
 
 
 def _limits(claim: Claim, findings: Sequence[Finding]) -> tuple[float, float]:
@@ -129,6 +129,8 @@ def _limits(claim: Claim, findings: Sequence[Finding]) -> tuple[float, float]:
     for finding in findings:
         ends += [finding.estimate.value, finding.estimate.low, finding.estimate.high]
     known = [end for end in ends if math.isfinite(end)]
+    if not any(math.isfinite(finding.estimate.value) for finding in findings):
+        known += [0.0, 1.0 if claim.is_correlation else 2 * max(known)]  # what it could have been
     room = 0.2 * (max(known) - min(known)) or 0.2 * abs(known[0]) or 0.2
     low, high = min(known) - room, max(known) + room
     if claim.is_correlation:
@@ -159,7 +161,18 @@ def _draw_finding(axes: Axes, at: int, finding: Finding) -> None:
         )
         told += f"  {estimate.value:.3g}"
     else:
-        axes.text(0.5, at, _why(finding), transform=axes.get_yaxis_transform(), **_NO_NUMBER)
+        axes.text(
+            0.5,
+            at,
+            _why(finding),
+            transform=axes.get_yaxis_transform(),
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="#555555",
+            style="italic",
+            zorder=5,
+        )
     axes.annotate(
         told,
         (1, at),
@@ -171,9 +184,6 @@ def _draw_finding(axes: Axes, at: int, finding: Finding) -> None:
         color=sign.colour,
         fontweight="normal" if finding.verdict == NOT_DECIDABLE else "bold",
     )
-
-
-_NO_NUMBER = {"ha": "center", "va": "center", "fontsize": 7, "color": "#666666", "style": "italic"}
 
 
 def _why(finding: Finding) -> str:

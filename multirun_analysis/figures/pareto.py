@@ -25,7 +25,7 @@ _DECADES_BESIDE = 1.5
 _NUM_POINTS = 200
 
 
-def front(cells: pd.DataFrame, table: pd.DataFrame, axis: str) -> Figure:
+def front(cells: pd.DataFrame, axis: str) -> Figure:
     """Accuracy against the energy of an axis ('training', 'inference', 'combined') of AXES.
 
     A panel per series. Dominated models are hollow; steps join the models that no other beats in
@@ -35,7 +35,7 @@ def front(cells: pd.DataFrame, table: pd.DataFrame, axis: str) -> Figure:
         NothingToShow: no series has two models with accuracy and energy.
     """
     energy, _ = pareto.AXES[axis]
-    known = _known(table, ["accuracy", energy])
+    known = _known(pareto.pareto_table(cells), ["accuracy", energy])
     if known.empty:
         raise parts.nothing(
             "Accuracy against energy needs two models or more, trained"
@@ -64,8 +64,6 @@ def front(cells: pd.DataFrame, table: pd.DataFrame, axis: str) -> Figure:
 
 def _known(table: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Rows with all these columns, of series that have two or more of them."""
-    if table.empty:
-        return table
     known = table.dropna(subset=columns)
     return known[known.groupby("series")["model"].transform("size") > 1]
 
@@ -83,7 +81,7 @@ def _draw_front(
 ) -> parts.Names:
     energy, energy_u95 = pareto.AXES[axis]
     x = table[energy].to_numpy(float) * scale.factor
-    y = 100 * table["accuracy"].to_numpy(float)
+    y, y_u95 = (100 * table[name].to_numpy(float) for name in ("accuracy", "accuracy_u95"))
     beaten = (table[f"by_{axis}"] != "").to_numpy()
     if x.min() > 0:
         panel.set_xscale("log")
@@ -91,7 +89,7 @@ def _draw_front(
         x,
         y,
         xerr=np.nan_to_num(table[energy_u95].to_numpy(float) * scale.factor),
-        yerr=np.nan_to_num(100 * table["accuracy_u95"].to_numpy(float)),
+        yerr=np.nan_to_num([np.minimum(y_u95, y), np.minimum(y_u95, 100 - y)]),
         fmt="none",
         ecolor="#999999",
         elinewidth=0.8,
@@ -113,25 +111,30 @@ def _best_by_value(x: parts.Floats, y: parts.Floats) -> list[int]:
 
 
 def _legend(drawn: Figure) -> None:
-    dot = {"marker": "o", "color": style.DARK, "linestyle": "none"}
     handles = [
-        Line2D([], [], label="not dominated", **dot),
-        Line2D([], [], label="dominated beyond uncertainty", markerfacecolor="white", **dot),
-        Line2D([], [], color=style.DARK, alpha=0.6, linewidth=1.0, label="front by value alone"),
+        Line2D([], [], color=style.DARK, marker="o", markerfacecolor=face, label=said)
+        for face, said in ((style.DARK, "not dominated"), ("white", "dominated beyond uncertainty"))
     ]
+    for handle in handles:
+        handle.set_linestyle("none")
+    step = Line2D([], [], color=style.DARK, alpha=0.6, linewidth=1.0, label="front by value alone")
+    handles.append(step)
     parts.legend_above(drawn, handles)
 
 
-def break_even(cells: pd.DataFrame, table: pd.DataFrame) -> Figure:
+def break_even(cells: pd.DataFrame) -> Figure:
     """Total energy against the number of inferences; a mark, with its interval, where two cross.
 
     In colour, the models that no other dominates over training and inference together, the most
-    accurate first; the others are grey.
+    accurate first; the others are grey. Models whose energy is not above 0 are left out and named:
+    their runs were too short to tell it from idle.
 
     Raises:
         NothingToShow: no series has two models that were trained and used for inference.
     """
-    known = _known(table, ["training_j", "inference_per_sample_j"])
+    table = pareto.pareto_table(cells).dropna(subset=["training_j", "inference_per_sample_j"])
+    positive = (table["training_j"] > 0) & (table["inference_per_sample_j"] > 0)
+    known = _known(table[positive], [])
     if known.empty:
         raise parts.nothing(
             "Break-even needs two models or more that were trained and used for inference.",
@@ -141,7 +144,11 @@ def break_even(cells: pd.DataFrame, table: pd.DataFrame) -> Figure:
     drawn, panels = style.figure(len(groups), height_in=0.4 + 4.0 * len(groups))
     for panel, (series, group) in zip(panels, groups, strict=True):
         _draw_break_even(panel, group)
-        panel.set_title(parts.batch_label(cells, str(series)), loc="left")
+        title = parts.batch_label(cells, str(series))
+        outside = table.loc[~positive & (table["series"] == series), "model"]
+        if len(outside):
+            title += parts.wrapped(f"; left out, energy not above 0: {', '.join(outside)}", 100)
+        panel.set_title(title, loc="left")
     crossing = Line2D([], [], color=style.DARK, marker="o", markerfacecolor="white", linewidth=0.9)
     crossing.set_label("break-even, with its 95 % interval")
     others = Line2D([], [], color="#CCCCCC", linewidth=0.8, label="dominated, or further models")
@@ -152,8 +159,9 @@ def break_even(cells: pd.DataFrame, table: pd.DataFrame) -> Figure:
 
 def _draw_break_even(panel: Axes, table: pd.DataFrame) -> None:
     own = table[table["by_combined"] == ""].sort_values("accuracy", ascending=False)[:MAX_LINES]
-    crossings = pareto.break_even_table(own)
-    crossings = crossings.dropna(subset=["num_inferences"]) if len(crossings) else crossings
+    crossings = pd.DataFrame(columns=["num_inferences"])
+    if len(own) > 1:
+        crossings = pareto.break_even_table(own).dropna(subset=["num_inferences"])
     num = _numbers(table, crossings)
     costs = {str(row["model"]): pareto.cost_of(row) for _, row in table.iterrows()}
     totals = np.array([costs[model].training_j + num * costs[model].inference_j for model in costs])
@@ -172,21 +180,18 @@ def _draw_break_even(panel: Axes, table: pd.DataFrame) -> None:
         )
     _draw_crossings(panel, crossings, costs, scale)
     panel.set_xscale("log")
-    if totals.min() > 0:
-        panel.set_yscale("log")
+    panel.set_yscale("log")
     panel.set_xlim(num[0], num[-1])
     share = float(table["num_inferences"].iloc[0])
     if num[0] < share < num[-1]:
         panel.axvline(share, color=style.GREY, linestyle=":", linewidth=1.0)
         panel.annotate(
-            "inference : training = 70 : 20 ",
-            (share, 0.99),
+            " inference :\n training =\n 70 : 20",
+            (share, 0.02),
             xycoords=("data", "axes fraction"),
             fontsize=7,
             color="#555555",
-            rotation=90,
-            ha="right",
-            va="top",
+            va="bottom",
         )
     panel.set_xlabel("number of inferences")
     panel.set_ylabel(f"energy of training and inferences ({scale.unit})")
@@ -213,7 +218,7 @@ def _named(table: pd.DataFrame, model: str) -> str:
 
 def _numbers(table: pd.DataFrame, crossings: pd.DataFrame) -> parts.Floats:
     """Numbers of inferences around all that cross, and around the paper's share."""
-    marked = [float(number) for number in (crossings["num_inferences"] if len(crossings) else ())]
+    marked = [float(number) for number in crossings["num_inferences"]]
     marked.append(float(table["num_inferences"].iloc[0]))
     known = np.log10([number for number in marked if math.isfinite(number) and number > 0] or [1e5])
     return np.logspace(known.min() - _DECADES_BESIDE, known.max() + _DECADES_BESIDE, _NUM_POINTS)
