@@ -155,7 +155,7 @@ def _figure(entry: Mapping[str, str], folder: Path) -> str:
     shape = ' class="wide"' if width > WIDE * height else ""
     return (
         f'<figure{shape}><a href="figures/{name}.png"><img src="figures/{name}.png" '
-        f'alt="{caption}" width="{width}" height="{height}" loading="lazy"></a>'
+        f'alt="{caption}" width="{width}" height="{height}"></a>'
         f'<figcaption>{caption} <span class="files"><a href="figures/{name}.svg">SVG</a> '
         f'<a href="figures/{name}.png">PNG</a></span></figcaption></figure>'
     )
