@@ -215,6 +215,22 @@ def median(values: npt.ArrayLike, *, seed: int = 0) -> Estimate:
     return _percentile(value, np.median(kept[_resamples(num, seed)], axis=1), num)
 
 
+def variation(values: npt.ArrayLike, *, seed: int = 0) -> Estimate:
+    """Coefficient of variation (standard deviation over mean) with a bootstrap interval.
+
+    NaN bounds for fewer than 4 values.
+    """
+    (kept,) = _paired(values)
+    num = len(kept)
+    if num < 2 or kept.mean() == 0:
+        return Estimate(value=math.nan, low=math.nan, high=math.nan, num=num)
+    value = float(kept.std(ddof=1) / kept.mean())
+    if num < MIN_FOR_BOOTSTRAP:
+        return Estimate(value=value, low=math.nan, high=math.nan, num=num)
+    drawn = kept[_resamples(num, seed)]
+    return _percentile(value, drawn.std(axis=1, ddof=1) / drawn.mean(axis=1), num)
+
+
 # ------------------------------------------------------------------------------ means and tests
 
 
@@ -294,9 +310,7 @@ def compare_samples(a: npt.ArrayLike, b: npt.ArrayLike) -> Comparison:
             value=float(ratio[0]), low=float(ratio[1]), high=float(ratio[2]), num=len(x) + len(y)
         ),
         p_welch=2 * min(welch.p_above(0.0), 1 - welch.p_above(0.0)) if told else math.nan,
-        p_rank=float(stats.mannwhitneyu(y, x, alternative="two-sided").pvalue)
-        if told
-        else math.nan,
+        p_rank=_p_rank(x, y, welch) if told else math.nan,
         hedges_g=_hedges_g(x, y, welch.difference) if told else math.nan,
         num_a=len(x),
         num_b=len(y),
@@ -310,6 +324,12 @@ def p_ratio_above(a: npt.ArrayLike, b: npt.ArrayLike, edge: float) -> float:
     """
     x, y, is_log = _logged(a, b)
     return _welch(x, y).p_above(math.log(edge)) if is_log else math.nan
+
+
+def _p_rank(x: Floats, y: Floats, welch: _Welch) -> float:
+    if welch.difference == 0 and welch.error == 0:
+        return 1.0  # they differ by rounding at most, which ranks would take for a difference
+    return float(stats.mannwhitneyu(y, x, alternative="two-sided").pvalue)
 
 
 def _hedges_g(x: Floats, y: Floats, difference: float) -> float:

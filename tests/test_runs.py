@@ -4,8 +4,14 @@ What lies in the stores is landed by greenlab itself, from the golden record of 
 """
 
 import math
+import os
 import shutil
+import socket
 import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +20,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks.load_runs import clone
 from pandas import DataFrame
 
+from benchmarks.load_runs import clone
 from greenlab import record as records
 from greenlab import tracking
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError, StoreUnavailableError
-from greenlab.record import Doubt, Failure, Record, SweepEnd, SweepRun
-from multirun_analysis import runs, stores
+from greenlab.record import Doubt, Failure, SweepEnd, SweepRun
+from multirun_analysis import runs
 from multirun_analysis.stores import Database, Server, Table
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -194,9 +200,7 @@ def hardware() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("other", "label"), UNLIKE.values(), ids=UNLIKE.keys())
-def test_unlike_cells_are_two_series(
-    lab: Lab, other: Callable[[Lab], object], label: str
-) -> None:
+def test_unlike_cells_are_two_series(lab: Lab, other: Callable[[Lab], object], label: str) -> None:
     lab.land()
     other(lab)
 
@@ -415,3 +419,90 @@ def test_the_papers_batch_size_wins_a_tie() -> None:
 
 def test_a_metric_that_no_cell_has_is_nan() -> None:
     assert np.isnan(runs.column(frame(model=["a"]), "energy/net_gpu_j")).all()
+
+
+def postgres_programs() -> Path | None:
+    """Debian's folder of PostgreSQL's programs, the newest version's."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return found[-1].parent if found else None
+
+
+@pytest.fixture
+def postgres() -> Iterator[str]:
+    """A throwaway server on a free port, as its own user where we are root; yields its URI."""
+    programs = postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
+    as_root = os.geteuid() == 0
+    switch = ["runuser", "-u", "postgres", "--"] if as_root else []
+    with tempfile.TemporaryDirectory() as place, socket.socket() as probe:
+        if as_root:
+            shutil.chown(place, "postgres")
+        data = f"{place}/data"
+        subprocess.run(
+            [*switch, programs / "initdb", "-D", data, "-U", "lab", "-A", "trust", "-E", "UTF8"],
+            check=True,
+            capture_output=True,
+        )
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+        probe.close()
+        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={place}"
+        control = [*switch, programs / "pg_ctl", "-D", data, "-l", f"{place}/log", "-w"]
+        subprocess.run([*control, "-o", options, "start"], check=True, capture_output=True)
+        try:
+            yield f"postgresql+psycopg://lab@127.0.0.1:{port}/postgres"
+        finally:
+            subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)
+
+
+@pytest.fixture
+def server(postgres: str, tmp_path: Path) -> Iterator[str]:
+    """An MLflow server over that database; yields its URI."""
+    tracking.open_store(Mlflow(tracking_uri=postgres, experiment="Default"))  # sets it up
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    served = ["--backend-store-uri", postgres, "--artifacts-destination", str(tmp_path / "files")]
+    lean = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "server", "--port", port, "--workers", "1", *served],
+        env=os.environ | lean,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    uri = f"http://127.0.0.1:{port}"
+    until = time.monotonic() + 120
+    while True:
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=1)
+            break
+        except OSError:
+            assert time.monotonic() < until, "the server does not answer"
+            time.sleep(0.2)
+    yield uri
+    process.terminate()
+    process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_server_on_postgresql_reads_as_its_tables_do(
+    postgres: str, server: str, tmp_path: Path
+) -> None:
+    (tmp_path / "landed").mkdir()
+    lab = Lab(server, tmp_path / "landed")
+    lab.sweep(SWEEP)
+    for repetition in range(1, 41):
+        run_id = lab.land(repetition=repetition)
+    lab.land(status="FAILED", measurement=None, failure=Failure(kind="oom", message="full"))
+    lab.land(sweep="other", repetition=2)
+    lab.store.client.log_metric(run_id, "task/loss", math.nan)
+    lab.store.client.log_metric(run_id, "task/accuracy", math.inf)
+
+    assert_both_ways_agree(
+        Database(postgres, "greenlab"), Server(server, "greenlab"), sweeps=[SWEEP, "other"]
+    )
+    through_server, through_tables = lab.load(), runs.load(postgres, "greenlab", runs.ALL)
+    same(through_server.cells, through_tables.cells)
+    assert len(through_server.cells) == 41

@@ -1,0 +1,1 @@
+"""One function per figure: a DataFrame in, a matplotlib Figure out. No MLflow, no files."""
