@@ -17,8 +17,8 @@ from multirun_analysis.execute import Executed, Parameters
 from multirun_analysis.runs import Runs
 
 STYLE = Path(__file__).with_name("pages.css")
-WIDE = 1.9
-"""A figure this much wider than high gets the width of the page."""
+WIDE_INCHES = 6.5
+"""From this width on a figure gets the width of the page: in half of it nobody could read it."""
 BODY = """\
 {% extends 'classic/base.html.j2' %}
 {% block in_prompt %}{% endblock %}
@@ -152,10 +152,11 @@ def _section(section: Section, folder: Path) -> str:
 def _figure(entry: Mapping[str, str], folder: Path) -> str:
     name, caption = _escaped(entry["name"]), _escaped(entry["caption"])
     width, height = _size(folder / "figures" / f"{entry['name']}.png")
-    shape = ' class="wide"' if width > WIDE * height else ""
+    shape = ' class="wide"' if width > WIDE_INCHES * publish.PRINT_DPI else ""
+    shown = [round(pixels * publish.SCREEN_DPI / publish.PRINT_DPI) for pixels in (width, height)]
     return (
         f'<figure{shape}><a href="figures/{name}.png"><img src="figures/{name}.png" '
-        f'alt="{caption}" width="{width}" height="{height}" loading="lazy"></a>'
+        f'alt="{caption}" width="{shown[0]}" height="{shown[1]}"></a>'
         f'<figcaption>{caption} <span class="files"><a href="figures/{name}.svg">SVG</a> '
         f'<a href="figures/{name}.png">PNG</a></span></figcaption></figure>'
     )

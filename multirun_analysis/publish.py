@@ -33,11 +33,12 @@ MANIFESTS = "manifests"
 """In the export's folder while it is made: a file per notebook, a line per thing published."""
 
 PRINT_DPI = 300
-SCREEN_DPI = 120
+SCREEN_DPI = 130
+"""At which pages show figures at most: a small one is not blown up."""
 MOST_ROWS = 40
 """Shown of a table; its CSV holds all of them."""
 COMPONENTS = ("gpu", "cpu", "dram")
-COMMAND = re.compile(r"python -m .*?(?=\.?$|\. |; )")
+COMMAND = re.compile(r"(?:make demo|python -m .*?)(?=\.?$|\. |; )")
 
 
 def figure(name: str, function: "Callable[..., Figure]", *args: Any, caption: str = "") -> None:
@@ -77,9 +78,8 @@ def table(
         _say_missing(name, nothing)
         return
     display(HTML(table_html(made.head(MOST_ROWS))))
-    if len(made) > MOST_ROWS:
-        caption = f"{caption} The first {MOST_ROWS} of {len(made):,} rows; {name}.csv has them all."
-    _show_caption(caption)
+    cut = f" The first {MOST_ROWS} of {len(made):,} rows; {name}.csv has them all."
+    _show_caption(caption + (cut if len(made) > MOST_ROWS else ""))
     _keep(f"tables/{name}.csv", made.to_csv(index=_has_names(made)).encode())
     _note(kind="table", name=name, caption=caption)
 
