@@ -145,7 +145,8 @@ def commands_html(escaped: str) -> str:
 
 def table_html(frame: DataFrame) -> str:
     """A table for a person: four significant digits, a dash where there is no number."""
-    return frame.to_html(
+    shown = frame.rename(columns=lambda name: str(name).replace("_", "_\N{ZERO WIDTH SPACE}"))
+    return shown.to_html(  # long names break at the underscores, their CSV has them plain
         border=0, index=_has_names(frame), na_rep="–", float_format=_rounded, classes="data"
     )
 
