@@ -204,7 +204,7 @@ def _joined(components: Iterable[str]) -> str:
 
 
 def _by_work(cells: DataFrame, metric: str) -> dict[str, DataFrame]:
-    wanted = ["work", "model", "phase", "batch_size", "work/samples", metric, runs._u95_of(metric)]
+    wanted = ["work", "model", "phase", "batch_size", "work/samples", metric, runs.u95_of(metric)]
     narrow = cells[[name for name in wanted if name in cells]]
     return {str(work): group for work, group in narrow.groupby("work", sort=False)}
 
@@ -222,7 +222,7 @@ def _pair(a: DataFrame, b: DataFrame, metric: str) -> Pair | str:
     for name, found in zip("AB", values, strict=True):
         if found.empty:
             return f"{name} has no {metric}"
-    u95 = [float(runs.column(side, runs._u95_of(metric)).mean()) for side in (a, b)]
+    u95 = [float(runs.column(side, runs.u95_of(metric)).mean()) for side in (a, b)]
     first = a.iloc[0]
     return Pair(
         work=str(first["work"]),
@@ -262,7 +262,7 @@ def _unmatched(a: DataFrame, b: DataFrame, both: Sequence[str]) -> list[str]:
 
 def _what_differs(a: str, b: str) -> str:
     """`dataset.num_samples: 512 against 1,024`, for each setting that two works do not share."""
-    x, y = runs._flatten(json.loads(a)), runs._flatten(json.loads(b))
+    x, y = runs.flatten(json.loads(a)), runs.flatten(json.loads(b))
     names = [name for name in {**x, **y} if x.get(name) != y.get(name)]
     told = [f"{name}: {_shown(x, name)} against {_shown(y, name)}" for name in names]
     return "different work, " + ", ".join(told)

@@ -52,10 +52,11 @@ def figure(name: str, function: "Callable[..., Figure]", *args: Any, caption: st
     except NothingToShow as nothing:
         _say_missing(name, nothing)
         return
-    display(Image(_picture(drawn, "png", SCREEN_DPI), format="png", alt=caption))
+    png, svg = _pictures(drawn)
+    display(Image(_for_screen(png), format="png", alt=caption))
     _show_caption(caption)
-    _keep(f"figures/{name}.png", _picture(drawn, "png", PRINT_DPI))
-    _keep(f"figures/{name}.svg", _picture(drawn, "svg", PRINT_DPI))
+    _keep(f"figures/{name}.png", png)
+    _keep(f"figures/{name}.svg", svg)
     _note(kind="figure", name=name, caption=caption)
     from matplotlib import pyplot  # here: who exports only draws nothing
 
@@ -190,15 +191,34 @@ def _has_names(frame: DataFrame) -> bool:
     return any(name is not None for name in frame.index.names)
 
 
-def _picture(drawn: "Figure", kind: str, dpi: int) -> bytes:
-    """The same bytes for the same figure: no date, no random ids."""
+def _pictures(drawn: "Figure") -> tuple[bytes, bytes]:
+    """PNG and SVG; the same bytes for the same figure: no date, no random ids."""
     import matplotlib as mpl
 
-    nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
-    buffer = io.BytesIO()
+    drawn.draw_without_rendering()
+    drawn.set_layout_engine("none")  # laid out once, not anew for each file
+    edge = mpl.rcParams["savefig.pad_inches"]
+    outline = drawn.get_tightbbox().padded(edge)
+    png, svg = io.BytesIO(), io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "greenlab"}):
-        drawn.savefig(buffer, format=kind, dpi=dpi, bbox_inches="tight", metadata=nothing)
-    return buffer.getvalue()
+        drawn.savefig(
+            png, format="png", dpi=PRINT_DPI, bbox_inches=outline, metadata={"Software": None}
+        )
+        drawn.savefig(
+            svg, format="svg", bbox_inches=outline, metadata={"Date": None, "Creator": None}
+        )
+    return png.getvalue(), svg.getvalue()
+
+
+def _for_screen(png: bytes) -> bytes:
+    """A smaller copy; drawing it again would take ten times as long."""
+    from PIL import Image as Pixels
+
+    picture = Pixels.open(io.BytesIO(png))
+    size = [round(pixels * SCREEN_DPI / PRINT_DPI) for pixels in picture.size]
+    smaller = io.BytesIO()
+    picture.convert("RGB").resize((size[0], size[1])).save(smaller, "png", optimize=True)
+    return smaller.getvalue()
 
 
 def _refuse_poor(name: str, caption: str) -> None:

@@ -8,7 +8,7 @@ or whose joules are wrong are set aside, with the reason.
 
 import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -193,7 +193,10 @@ def _settings(work: str) -> dict[str, dict[str, object]]:
 def _derive(frame: DataFrame) -> DataFrame:
     """Add what is computed from other columns."""
     samples = column(frame, "work/samples")
-    frame["is_modelled"] = frame["modelled"] != ""
+    sources = frame[[f"source_{component}" for component in COMPONENTS]]
+    frame["is_modelled"] = (
+        sources.apply(lambda source: source.str.startswith("modelled")).any(axis=1).astype(bool)
+    )
     frame["time/per_sample_s"] = column(frame, "time/active_s") / samples
     measured = {
         c: frame[f"source_{c}"].str.startswith("measured")
@@ -265,7 +268,7 @@ def _settings_that_differ(cells: DataFrame) -> DataFrame:
     a model over the cells of that model: only there do they tell two cells apart.
     """
     flat = DataFrame(
-        {text: _flatten(_settings(text)) for text in cells["work"].unique()}, dtype=object
+        {text: flatten(_settings(text)) for text in cells["work"].unique()}, dtype=object
     ).T.reindex(cells["work"])
     flat.index = cells.index
     found = DataFrame(index=cells.index)
@@ -285,7 +288,8 @@ def _settings_that_differ(cells: DataFrame) -> DataFrame:
     return found
 
 
-def _flatten(settings: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+def flatten(settings: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    """`{"model": {"width": 2}}` as `{"model.width": 2}`."""
     return {
         f"{group}.{key}": value
         for group, values in settings.items()
@@ -311,7 +315,7 @@ def summarise(
     own uncertainty where the metric has one, else NaN. Modelled energy keeps the model's own error
     where that is the greater: it is the same for all repetitions.
     """
-    values, u95 = column(cells, metric), column(cells, _u95_of(metric))
+    values, u95 = column(cells, metric), column(cells, u95_of(metric))
     known = cells.assign(value=values, u95=u95)[values.notna()]
     rows = []
     for key, group in known.groupby(list(by), sort=False, dropna=False):
@@ -328,7 +332,8 @@ def summarise(
     return DataFrame(rows, columns=[*by, "value", "low", "high", "num"])
 
 
-def _u95_of(metric: str) -> str:
+def u95_of(metric: str) -> str:
+    """The metric that holds the 95 % half-width of another; empty where there is none."""
     if metric == "energy/measured_per_sample_j":
         return "energy/measured_per_sample_u95_j"
     return metric.replace("energy/net_", "energy/net_u95_", 1) if "net_" in metric else ""
@@ -346,18 +351,3 @@ def at_one_batch_size(cells: DataFrame) -> DataFrame:
         chosen = PAPER_BATCH_SIZE if PAPER_BATCH_SIZE in best else max(best)
         kept.append(group[group["batch_size"] == chosen])
     return pd.concat(kept) if kept else cells
-
-
-def newest_other(runs: Runs, shared: Iterable[str] | None = None) -> str | None:
-    """The newest sweep besides these, for a comparison; None where there is none."""
-    others = [name for name in runs.source.sweeps()["sweep"] if name not in runs.sweep_names]
-    works = set(runs.cells["work"] if shared is None else shared)
-    for name in others:
-        if works & set(_text_of_work(runs.source, name)):
-            return str(name)
-    return None
-
-
-def _text_of_work(source: Source, sweep: str) -> list[str]:
-    table = source.runs([sweep])
-    return table.tags["greenlab.work"].dropna().tolist() if "greenlab.work" in table.tags else []
