@@ -19,7 +19,7 @@ help:  ## this list
 	.uv/bin/python -m pip install --quiet uv
 
 $(READY): pyproject.toml uv.lock | $(if $(SYSTEM_UV),,.uv/bin/uv)
-	$(UV) sync --frozen --quiet --python-preference system
+	$(UV) sync --frozen --quiet --compile-bytecode --python-preference system
 	@touch $@
 
 setup: $(READY)  ## the environment, in .venv (a few GB: torch with CUDA)

@@ -7,16 +7,27 @@ import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 
 from greenlab.errors import GreenlabError
 
 COMMANDS = ("export", "compare")
 """Modules with `add_arguments(parser)` and `main(arguments) -> int`; the first is the default."""
 
+NEEDED = ("IPython", "ipykernel", "jupytext", "nbclient", "nbconvert", "sqlalchemy")
+"""What greenlab's `analysis` extra brings."""
+
 
 def main(argv: Sequence[str]) -> int:
     """Run a command and return the exit code."""
     name, rest = (argv[0], argv[1:]) if argv and argv[0] in COMMANDS else (COMMANDS[0], argv)
+    if missing := [library for library in NEEDED if find_spec(library) is None]:
+        print(
+            f"multirun_analysis: {', '.join(missing)} missing. Install them with "
+            "pip install 'greenlab[analysis]' (in a checkout: make setup)",
+            file=sys.stderr,
+        )
+        return 2
     command = import_module(f"multirun_analysis.{name}")
     parser = argparse.ArgumentParser(
         prog=f"python -m multirun_analysis {name}",

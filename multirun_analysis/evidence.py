@@ -55,9 +55,17 @@ class Scope:
     epochs: pd.DataFrame
 
     def of(self, phase: str) -> pd.DataFrame:
-        """Cells of a phase, at the one batch size at which models are compared."""
+        """Cells of a phase, at the one batch size at which models are compared.
+
+        Raises:
+            UndecidableError: there is none.
+        """
         chosen = runs.at_one_batch_size(self.cells)
-        return chosen[chosen["phase"] == phase]
+        found = chosen[chosen["phase"] == phase]
+        if found.empty:
+            sizes = "".join(f" at batch size {size:g}" for size in chosen["batch_size"].unique())
+            raise UndecidableError(f"no finished cell of phase {phase}{sizes}")
+        return found
 
 
 Evidence = Callable[[Scope], Estimate]
@@ -91,10 +99,8 @@ def _need_measured_energy(scope: Scope) -> None:
 def _need_measured(scope: Scope, component: str, otherwise: str) -> None:
     sources = set(scope.cells[f"source_{component}"])
     if not any(source.startswith("measured") for source in sources):
-        raise UndecidableError(
-            f"{component} power is {' or '.join(sorted(sources)) or 'absent'}, not measured",
-            otherwise,
-        )
+        found = " or ".join(sorted(filter(None, sources))) or "absent"
+        raise UndecidableError(f"{component.upper()} power is {found}, not measured", otherwise)
 
 
 # ------------------------------------------------------------------------- durations, training

@@ -119,6 +119,9 @@ async def _execute_one(path: Path, parameters: Parameters, folder: Path) -> Exec
             for place, cell in enumerate(content.cells):
                 await client.async_execute_cell(cell, place)
     except Exception as stopped:  # a notebook's error, or its kernel's: the others go on
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # nbclient takes Ctrl-C for a dead kernel
+            raise asyncio.CancelledError from stopped
         if getattr(stopped, "ename", "") == NothingToShow.__name__:
             nothing = str(getattr(stopped, "evalue", ""))
             _replace_traceback(content, nothing)
@@ -212,7 +215,8 @@ def _num_at_once() -> int:
 def _told(error: Exception) -> str:
     """In one line: the exception inside the notebook, where it was one."""
     kind = getattr(error, "ename", type(error).__name__)
-    lines = str(getattr(error, "evalue", error)).strip().splitlines()
+    told = without_password(str(getattr(error, "evalue", error))) or ""
+    lines = told.strip().splitlines()
     return f"{kind}: {lines[0]}" if lines else str(kind)
 
 

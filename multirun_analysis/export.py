@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import difflib
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -20,7 +21,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from greenlab import tracking
 from greenlab.config import Mlflow
-from greenlab.errors import GreenlabError, OutputError, without_password
+from greenlab.errors import GreenlabError, OutputError, StoreUnavailableError, first_line
 from greenlab.terminal import open_console
 from multirun_analysis import execute, pages, publish
 from multirun_analysis import runs as mlflow_runs
@@ -66,17 +67,17 @@ def main(arguments: argparse.Namespace, notebooks: Path = NOTEBOOKS) -> int:
     runs = mlflow_runs.load(arguments.tracking_uri, arguments.experiment, arguments.sweep)
     _refuse_empty(runs)
     _refuse_unknown_against(runs, arguments.against)
-    several = arguments.sweep and arguments.sweep != mlflow_runs.ALL
-    names = ",".join(runs.sweep_names) if several or not arguments.sweep else mlflow_runs.ALL
+    everything = arguments.sweep == mlflow_runs.ALL
+    sweep = mlflow_runs.ALL if everything else ",".join(runs.sweep_names)
     parameters = Parameters(
         tracking_uri=tracking.resolve_uri(Mlflow(tracking_uri=arguments.tracking_uri)),
         experiment=arguments.experiment,
-        sweep=names,
+        sweep=sweep,
         against=arguments.against,
     )
     logged_to = _sweep_run(runs) if arguments.log else None
     console = open_console()
-    final = arguments.output / _folder_name(runs.name if names == mlflow_runs.ALL else names)
+    final = arguments.output / _folder_name(runs.name if everything else sweep)
     with _folder_in_the_making(final) as folder:
         sections = _execute(chosen, parameters, folder, console)
         _write(sections, runs, parameters, folder)
@@ -237,7 +238,7 @@ def _report(sections: Sequence[Section], final: Path, console: Console) -> None:
         for sentence in section.missing:
             console.print(f"[yellow]{name}[/]: {escape(sentence)}", highlight=False, soft_wrap=True)
         if section.executed.error:
-            told = escape(str(without_password(section.executed.error)))
+            told = escape(section.executed.error)
             console.print(f"[red]{name} failed[/]: {told}", highlight=False, soft_wrap=True)
             console.print(
                 f"  {final / name}.html has the traceback", highlight=False, soft_wrap=True
@@ -246,6 +247,13 @@ def _report(sections: Sequence[Section], final: Path, console: Console) -> None:
 
 
 def _log(folder: Path, run_id: str, tracking_uri: str) -> None:
-    from mlflow import MlflowClient  # here: it takes a second, and only --log needs it
+    for key, value in tracking.LIBRARY_SETTINGS.items():
+        os.environ.setdefault(key, value)
+    from mlflow import MlflowClient  # here: it takes seconds, and only --log needs it
 
-    MlflowClient(tracking_uri).log_artifacts(run_id, str(folder), LOGGED_UNDER)
+    try:
+        MlflowClient(tracking_uri).log_artifacts(run_id, str(folder), LOGGED_UNDER)
+    except Exception as error:  # of MLflow, a socket, a disk
+        raise StoreUnavailableError(
+            f"the export is in {folder}, but cannot be logged: {first_line(error)}"
+        ) from error

@@ -17,8 +17,8 @@ from multirun_analysis.execute import Executed, Parameters
 from multirun_analysis.runs import Runs
 
 STYLE = Path(__file__).with_name("pages.css")
-WIDE = 1.9
-"""A figure this much wider than high gets the width of the page."""
+WIDE_INCHES = 6.5
+"""From this width on a figure gets the width of the page: in half of it nobody could read it."""
 BODY = """\
 {% extends 'classic/base.html.j2' %}
 {% block in_prompt %}{% endblock %}
@@ -77,10 +77,18 @@ def index_page(
         f"{_escaped(_title(section))}</a>"
         for section in sections
     )
+    teller = next(
+        (
+            section.executed.name
+            for section in sections
+            if any(entry["kind"] == "json" for entry in section.published)
+        ),
+        "",
+    )
     body = (
         f'<header><p class="kicker">energy analysis</p><h1>{_escaped(runs.name)}</h1>'
         f"{publish.facts_html(runs)}</header>"
-        f"<nav>{contents}</nav><main>{_claims(findings)}"
+        f"<nav>{contents}</nav><main>{_claims(findings, teller)}"
         + "".join(_section(section, folder) for section in sections)
         + f"</main><footer>{publish.remarks_html(runs)}</footer>"
     )
@@ -144,10 +152,11 @@ def _section(section: Section, folder: Path) -> str:
 def _figure(entry: Mapping[str, str], folder: Path) -> str:
     name, caption = _escaped(entry["name"]), _escaped(entry["caption"])
     width, height = _size(folder / "figures" / f"{entry['name']}.png")
-    shape = ' class="wide"' if width > WIDE * height else ""
+    shape = ' class="wide"' if width > WIDE_INCHES * publish.PRINT_DPI else ""
+    shown = [round(pixels * publish.SCREEN_DPI / publish.PRINT_DPI) for pixels in (width, height)]
     return (
         f'<figure{shape}><a href="figures/{name}.png"><img src="figures/{name}.png" '
-        f'alt="{caption}" width="{width}" height="{height}" loading="lazy"></a>'
+        f'alt="{caption}" width="{shown[0]}" height="{shown[1]}"></a>'
         f'<figcaption>{caption} <span class="files"><a href="figures/{name}.svg">SVG</a> '
         f'<a href="figures/{name}.png">PNG</a></span></figcaption></figure>'
     )
@@ -160,7 +169,8 @@ def _size(picture: Path) -> tuple[int, int]:
     return width, height
 
 
-def _claims(findings: Sequence[Mapping[str, Any]]) -> str:
+def _claims(findings: Sequence[Mapping[str, Any]], page: str) -> str:
+    """The ledger; `page` is that of the notebook that wrote it."""
     if not findings:
         return ""
     counts = ", ".join(
@@ -170,7 +180,7 @@ def _claims(findings: Sequence[Mapping[str, Any]]) -> str:
     rows = "".join(_claim(finding) for finding in findings)
     return (
         '<section id="findings"><h2>The paper’s claims, on these runs</h2>'
-        f'<p>{counts}. <a href="claims.html">How each was decided</a></p>'
+        f'<p>{counts}. <a href="{page}.html">How each was decided</a></p>'
         '<div class="scroll"><table class="claims"><thead><tr><th>claim</th><th>phase</th>'
         "<th>these runs say</th><th>verdict</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div></section>"
@@ -178,29 +188,41 @@ def _claims(findings: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _claim(finding: Mapping[str, Any]) -> str:
-    def text(name: str) -> str:
-        value = finding.get(name)
-        return "" if value is None else _escaped(str(value))
+    """A row of the ledger; its names are those of `claims.as_json`."""
 
-    verdict = text("verdict")
-    mark = VERDICTS.get(str(finding.get("verdict")), "")
-    where = f"Sec. {text('section').removeprefix('Sec. ')}" if finding.get("section") else ""
+    def small(*texts: str) -> str:
+        return f'<div class="where">{", ".join(filter(None, texts))}</div>'
+
+    text = {key: "" if value is None else _escaped(str(value)) for key, value in finding.items()}
+    section = text.get("section", "")
+    decides = f"Would decide it: {text['would_decide']}" if text.get("would_decide") else ""
     return (
-        f'<tr class="{verdict.replace(" ", "-")}"><td>{text("claim")}'
-        f'<div class="where">{", ".join(filter(None, [where, text("series")]))}</div></td><td>{text("phase")}</td>'
-        f"<td>{_interval(finding)}<div class='where'>{text('statistic')}</div></td>"
-        f'<td><span class="verdict">{mark} {verdict}</span>'
-        f'<div class="where">{text("reason")}</div></td></tr>'
+        f'<tr class="{text["verdict"].replace(" ", "-")}">'
+        f"<td>{text['claim']}{small(section and f'Sec. {section}', text['series'])}</td>"
+        f"<td>{text['phase']}</td>"
+        f"<td>{_estimate(finding)}{small(text['statistic'], _claimed(finding))}</td>"
+        f'<td><span class="verdict">{VERDICTS[finding["verdict"]]} {text["verdict"]}</span>'
+        f"{small(text['reason'])}{small(publish.commands_html(decides))}</td></tr>"
     )
 
 
-def _interval(finding: Mapping[str, Any]) -> str:
-    value, low, high = (finding.get(name) for name in ("value", "low", "high"))
+def _estimate(finding: Mapping[str, Any]) -> str:
+    """Value and interval, of which an end may be open; a dash where nothing could be told."""
+    value, low, high = (finding[name] for name in ("value", "low", "high"))
     if value is None:
         return "–"
-    interval = "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
-    num = f", n = {finding['num']}" if finding.get("num") else ""
-    return f"<strong>{value:.3g}</strong>{interval}{num}"
+    ends = "−∞" if low is None else f"{low:.3g}", "∞" if high is None else f"{high:.3g}"
+    interval = "" if low is None and high is None else f" [{ends[0]}, {ends[1]}]"
+    return f"<strong>{value:.3g}</strong>{interval}, n = {finding['num']}"
+
+
+def _claimed(finding: Mapping[str, Any]) -> str:
+    low, high = finding.get("range", (None, None))
+    if low is None and high is None:
+        return ""
+    if high is None:
+        return f"claimed ≥ {low:g}"
+    return f"claimed ≤ {high:g}" if low is None else f"claimed {low:g} to {high:g}"
 
 
 def _first_text(content: Any) -> list[str]:

@@ -30,6 +30,10 @@ AXES = {
 }
 """What accuracy is held against, and the columns of `pareto_table` that say it."""
 _NUM_DRAWS = 20_000
+_NEEDS_TWO = (
+    "Break-even needs two models or more that were trained and used for inference. For example: "
+    "python -m greenlab -m 'model=glob(*)' phase=train,inference"
+)
 _NORMAL_95 = 1.959964
 Values = NDArray[np.float64]
 
@@ -134,6 +138,9 @@ def pareto_table(cells: pd.DataFrame, num_inferences: float | None = None) -> pd
     Without `num_inferences` each series has the number at the paper's share. Columns `by_training`,
     `by_inference` and `by_combined` name who dominates a model, and are empty for those of the
     front and for those that cannot be placed.
+
+    Raises:
+        NothingToShow: nothing was trained.
     """
     chosen = runs.at_one_batch_size(cells)
     tables = [
@@ -141,7 +148,12 @@ def pareto_table(cells: pd.DataFrame, num_inferences: float | None = None) -> pd
         for _, group in chosen.groupby("series", sort=False)
         if (group["phase"] == "train").any()
     ]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    if not tables:
+        raise runs.NothingToShow(
+            "Accuracy against energy needs models that were trained. For example: "
+            "python -m greenlab -m 'model=glob(*)' phase=train,inference"
+        )
+    return pd.concat(tables, ignore_index=True)
 
 
 def _series_table(cells: pd.DataFrame, num_inferences: float | None) -> pd.DataFrame:
@@ -187,7 +199,8 @@ def _by_model(cells: pd.DataFrame, metric: str) -> pd.DataFrame:
 def _accuracies(trained: pd.DataFrame) -> pd.DataFrame:
     """Accuracy with the larger of two uncertainties: over repetitions, and of the test samples.
 
-    Repetitions with one seed agree to the digit, and say nothing about other test samples.
+    Repetitions with one seed agree to the digit, which is no certainty: where the number of test
+    samples is not known either, the uncertainty is not.
     """
     summary = _by_model(trained, "task/accuracy")
     samples = runs.column(trained, "task/samples").groupby(trained["model"]).mean()
@@ -195,7 +208,8 @@ def _accuracies(trained: pd.DataFrame) -> pd.DataFrame:
         accuracy_u95(accuracy, samples.get(model, math.nan))
         for model, accuracy in summary["value"].items()
     ]
-    u95 = np.fmax(summary["u95"].to_numpy(float), np.asarray(by_samples, float))
+    scatter = summary["u95"].where(summary["u95"] > 0)
+    u95 = np.fmax(scatter.to_numpy(float), np.asarray(by_samples, float))
     return pd.DataFrame({"accuracy": summary["value"], "accuracy_u95": u95})
 
 
@@ -220,8 +234,13 @@ def break_even_table(table: pd.DataFrame) -> pd.DataFrame:
     """Every two models of a series: from how many inferences on the first pays instead.
 
     `model` is the one with the costlier training; without a number it never pays.
+
+    Raises:
+        NothingToShow: no series has two models that were trained and used for inference.
     """
-    rows = []
+    rows: list[dict[str, object]] = []
+    if table.empty:
+        raise runs.NothingToShow(_NEEDS_TWO)
     known = table.dropna(subset=["training_j", "inference_per_sample_j"])
     for series, group in known.groupby("series", sort=False):
         in_order = group.sort_values("training_j", ascending=False)
@@ -241,6 +260,8 @@ def break_even_table(table: pd.DataFrame) -> pd.DataFrame:
                     "in_words": "pays" if found else "never pays: the other is cheaper in both",
                 }
             )
+    if not rows:
+        raise runs.NothingToShow(_NEEDS_TWO)
     return pd.DataFrame(rows)
 
 
@@ -249,8 +270,6 @@ def recommend(table: pd.DataFrame, axis: str = "combined") -> str:
 
     One sentence or two for each series of a `pareto_table`.
     """
-    if table.empty:
-        return "No model was trained, so that none can be recommended."
     return "\n".join(
         f"{series}: {_recommend_one(group, axis)}"
         for series, group in table.groupby("series", sort=False)
@@ -271,6 +290,8 @@ def _recommend_one(table: pd.DataFrame, axis: str) -> str:
     choice = as_good.iloc[int(as_good[energy].argmin())]
     said = f"{choice['model']} ({_accuracy(choice)}, {_of(choice, axis)})"
     caveat = " Its energy is ~modelled: TDP × utilisation." if _is_modelled(table) else ""
+    if math.isnan(best["accuracy_u95"]):
+        caveat += " How sure accuracy is, these runs do not say; it is taken at its value."
     if choice.name == best.name:
         return (
             f"take {said}: it is the most accurate, and no cheaper one comes within the "
@@ -292,7 +313,9 @@ def _is_modelled(table: pd.DataFrame) -> bool:
 
 
 def _accuracy(row: pd.Series) -> str:
-    return f"accuracy {100 * row['accuracy']:.1f} ± {100 * row['accuracy_u95']:.1f} %"
+    u95_percent = 100 * float(row["accuracy_u95"])
+    sure = "" if math.isnan(u95_percent) else f" ± {u95_percent:.1f}"
+    return f"accuracy {100 * row['accuracy']:.1f}{sure} %"
 
 
 def _of(row: pd.Series, axis: str) -> str:

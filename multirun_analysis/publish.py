@@ -15,10 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib as mpl
 import numpy as np
 from IPython.display import HTML, Image, display
-from matplotlib import pyplot
 from pandas import DataFrame
 
 from multirun_analysis.runs import NothingToShow
@@ -35,11 +33,12 @@ MANIFESTS = "manifests"
 """In the export's folder while it is made: a file per notebook, a line per thing published."""
 
 PRINT_DPI = 300
-SCREEN_DPI = 120
+SCREEN_DPI = 130
+"""At which pages show figures at most: a small one is not blown up."""
 MOST_ROWS = 40
 """Shown of a table; its CSV holds all of them."""
 COMPONENTS = ("gpu", "cpu", "dram")
-COMMAND = re.compile(r"python -m .*?(?=\.?$|\. |; )")
+COMMAND = re.compile(r"(?:make demo|python -m .*?)(?=\.?$|\. |; )")
 
 
 def figure(name: str, function: "Callable[..., Figure]", *args: Any, caption: str = "") -> None:
@@ -58,6 +57,8 @@ def figure(name: str, function: "Callable[..., Figure]", *args: Any, caption: st
     _keep(f"figures/{name}.png", _picture(drawn, "png", PRINT_DPI))
     _keep(f"figures/{name}.svg", _picture(drawn, "svg", PRINT_DPI))
     _note(kind="figure", name=name, caption=caption)
+    from matplotlib import pyplot  # here: who exports only draws nothing
+
     pyplot.close(drawn)  # else Jupyter shows it again at the end of the cell
 
 
@@ -77,9 +78,8 @@ def table(
         _say_missing(name, nothing)
         return
     display(HTML(table_html(made.head(MOST_ROWS))))
-    if len(made) > MOST_ROWS:
-        caption = f"{caption} The first {MOST_ROWS} of {len(made):,} rows; {name}.csv has them all."
-    _show_caption(caption)
+    cut = f" The first {MOST_ROWS} of {len(made):,} rows; {name}.csv has them all."
+    _show_caption(caption + (cut if len(made) > MOST_ROWS else ""))
     _keep(f"tables/{name}.csv", made.to_csv(index=_has_names(made)).encode())
     _note(kind="table", name=name, caption=caption)
 
@@ -134,14 +134,19 @@ def remarks_html(runs: "Runs") -> str:
 
 
 def missing_html(sentence: str) -> str:
-    """What stands where a figure would: the runs that it needs, their command set as such."""
-    told = COMMAND.sub(r"<code>\g<0></code>", html.escape(sentence, quote=False))
-    return f'<p class="missing">{told}</p>'
+    """What stands where a figure would: the runs that it needs."""
+    return f'<p class="missing">{commands_html(html.escape(sentence, quote=False))}</p>'
+
+
+def commands_html(escaped: str) -> str:
+    """Set greenlab's commands in a sentence as such."""
+    return COMMAND.sub(r"<code>\g<0></code>", escaped)
 
 
 def table_html(frame: DataFrame) -> str:
     """A table for a person: four significant digits, a dash where there is no number."""
-    return frame.to_html(
+    shown = frame.rename(columns=lambda name: str(name).replace("_", "_\N{ZERO WIDTH SPACE}"))
+    return shown.to_html(  # long names break at the underscores, their CSV has them plain
         border=0, index=_has_names(frame), na_rep="–", float_format=_rounded, classes="data"
     )
 
@@ -187,6 +192,8 @@ def _has_names(frame: DataFrame) -> bool:
 
 def _picture(drawn: "Figure", kind: str, dpi: int) -> bytes:
     """The same bytes for the same figure: no date, no random ids."""
+    import matplotlib as mpl
+
     nothing = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "greenlab"}):

@@ -94,7 +94,7 @@ class Runs:
             told.append(f"{len(group)} left out, {reason}: {names}.")
         running = self.sweeps.loc[self.sweeps["status"] == "RUNNING", "sweep"]
         told += [f"Sweep {name} is still running: more cells may come." for name in running]
-        series: Sequence[str] = self.cells["series"].unique() if len(self.cells) else []
+        series = self.cells["series"].unique().tolist() if len(self.cells) else []
         if len(series) > 1:
             told.append(
                 f"{len(series)} series that are never pooled, for they differ in machine, sources "

@@ -310,9 +310,7 @@ def compare_samples(a: npt.ArrayLike, b: npt.ArrayLike) -> Comparison:
             value=float(ratio[0]), low=float(ratio[1]), high=float(ratio[2]), num=len(x) + len(y)
         ),
         p_welch=2 * min(welch.p_above(0.0), 1 - welch.p_above(0.0)) if told else math.nan,
-        p_rank=float(stats.mannwhitneyu(y, x, alternative="two-sided").pvalue)
-        if told
-        else math.nan,
+        p_rank=_p_rank(x, y, welch) if told else math.nan,
         hedges_g=_hedges_g(x, y, welch.difference) if told else math.nan,
         num_a=len(x),
         num_b=len(y),
@@ -326,6 +324,12 @@ def p_ratio_above(a: npt.ArrayLike, b: npt.ArrayLike, edge: float) -> float:
     """
     x, y, is_log = _logged(a, b)
     return _welch(x, y).p_above(math.log(edge)) if is_log else math.nan
+
+
+def _p_rank(x: Floats, y: Floats, welch: _Welch) -> float:
+    if welch.difference == 0 and welch.error == 0:
+        return 1.0  # they differ by rounding at most, which ranks would take for a difference
+    return float(stats.mannwhitneyu(y, x, alternative="two-sided").pvalue)
 
 
 def _hedges_g(x: Floats, y: Floats, difference: float) -> float:

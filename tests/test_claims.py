@@ -8,10 +8,14 @@ from functools import cache
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from planted import Planted, cells, epochs
 
 from multirun_analysis import claims, reference
 from multirun_analysis.claims import CONFIRMED, CONTRADICTED, NOT_DECIDABLE, Finding
+from multirun_analysis.figures.claims import ledger as draw_ledger
+from multirun_analysis.runs import NothingToShow
 
 MANY = tuple(f"m{place:03d}" for place in range(200))
 HOLDS = Planted(models=MANY, macs_noise=1.0)
@@ -140,6 +144,8 @@ def test_a_sweep_of_training_alone_says_nothing_about_inference() -> None:
     decided = [finding for finding in findings if finding.verdict != NOT_DECIDABLE]
 
     assert {finding.phase for finding in decided} == {"train"}
+    (ratio,) = [one for one in findings if one.claim.id == "training_3x_inference"]
+    assert ratio.reason == "no finished cell of phase inference at batch size 128"
 
 
 def test_no_cells_have_no_findings() -> None:
@@ -258,3 +264,48 @@ def test_every_claim_gives_its_reasons() -> None:
         assert claim.low < claim.high
         assert claim.why.endswith(".")
         assert "python -m greenlab" in claim.needs
+
+
+# ------------------------------------------------------------------------- as a picture
+
+
+def drawn_texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.findobj(Text)]
+
+
+def test_the_ledger_is_drawn_with_a_strip_per_claim_and_a_verdict_per_line() -> None:
+    plan = Planted(macs_noise=1.5)
+    table = cells(plan)
+    findings = claims.examine(table, epochs(table, plan))
+    paper = list(of_the_paper().values())
+    figure = draw_ledger(table, findings, paper)
+    told = drawn_texts(figure)
+
+    assert len(figure.axes) == len(claims.CLAIMS)
+    for verdict in (CONFIRMED, NOT_DECIDABLE):
+        shown = [text for text in told if text.startswith(f"{verdict}  ")]
+        known = [one for one in findings if one.verdict == verdict and one.num]
+        assert len(shown) == len(known) > 0
+    ratio = figure.axes[0]
+    bar, point, _, printed = (line.get_xdata() for line in ratio.lines)
+    assert list(bar) == [findings[0].estimate.low, findings[0].estimate.high]
+    assert list(point) == [findings[0].estimate.value]
+    assert list(printed) == pytest.approx([3.29], abs=0.01)
+    assert not any("modelled power" in text for text in told)
+
+
+def test_modelled_energy_is_marked_on_the_ledger_and_series_have_lines_of_their_own() -> None:
+    modelled = Planted(series="vm ~modelled cpu", modelled="all")
+    both = pd.concat([cells(Planted(series="box")), cells(modelled)], ignore_index=True)
+    figure = draw_ledger(both, claims.examine(both, NO_EPOCHS))
+    told = drawn_texts(figure)
+
+    assert any("modelled power" in text for text in told)
+    assert "a: box\nb: vm ~modelled cpu" in told
+    assert {"training a", "training b"} <= set(told)
+    assert "energy is ~modelled" in told
+
+
+def test_no_findings_draw_nothing() -> None:
+    with pytest.raises(NothingToShow, match="python -m greenlab"):
+        draw_ledger(pd.DataFrame(), [])

@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.text import Text
 from planted import Planted, cells
 
-from multirun_analysis import known_energy, pareto
+from multirun_analysis import known_energy, pareto, runs
+from multirun_analysis.figures import pareto as figures
 from multirun_analysis.pareto import Cost
 
 
@@ -216,6 +218,10 @@ def test_repetitions_of_one_seed_do_not_make_accuracy_sure() -> None:
     table = pareto.pareto_table(again).set_index("model")
 
     assert table.loc["small", "accuracy_u95"] == pytest.approx(0.0079, abs=1e-4)  # Wilson
+    unknown = pareto.pareto_table(again.drop(columns="task/samples"))
+    assert unknown["accuracy_u95"].isna().all()
+    assert "do not say" in pareto.recommend(unknown)
+    assert "nan" not in pareto.recommend(unknown)
 
 
 def test_modelled_energy_is_shown_as_such() -> None:
@@ -269,9 +275,15 @@ def test_the_best_is_recommended_where_it_is_beyond_the_others() -> None:
     assert "take big" in pareto.recommend(pareto.pareto_table(TWO))
 
 
-def test_nothing_is_recommended_of_nothing() -> None:
-    assert "none can be recommended" in pareto.recommend(pareto.pareto_table(TWO[1:2]))
+def test_one_model_is_not_recommended_over_another() -> None:
     assert "fewer than two" in pareto.recommend(pareto.pareto_table(TWO[:2]))
+
+
+def test_what_is_missing_is_said() -> None:
+    with pytest.raises(runs.NothingToShow, match="python -m greenlab"):
+        pareto.pareto_table(TWO[1:2])
+    with pytest.raises(runs.NothingToShow, match="two models"):
+        pareto.break_even_table(pareto.pareto_table(TWO[:2]))
 
 
 def test_a_planted_sweep_has_its_sixteen_models_once() -> None:
@@ -279,3 +291,70 @@ def test_a_planted_sweep_has_its_sixteen_models_once() -> None:
 
     assert len(table) == 16
     assert table["combined_j"].notna().all()
+
+
+# ------------------------------------------------------------------------- as pictures
+
+# waste is dearer than big and less accurate: dominated. lean, as accurate as big, crosses both.
+FOUR = pd.concat(
+    [
+        TWO,
+        pd.DataFrame(
+            [
+                row("waste", "train", 8.0, 0.70),
+                row("waste", "inference", 3.0, 0.1),
+                row("lean", "train", 9.0, 0.905),
+                row("lean", "inference", 0.5, 0.1),
+            ]
+        ),
+    ],
+    ignore_index=True,
+).assign(modelled="")
+
+
+def test_the_front_is_drawn_with_the_dominated_hollow() -> None:
+    (panel,) = figures.front(FOUR, "training").axes
+    filled, hollow, step = panel.lines[-3:]
+
+    assert hollow.get_markerfacecolor() == "white"
+    assert hollow.get_xdata().tolist() == [8.0]  # waste: 8 J × 1000 samples, in kJ
+    assert sorted(filled.get_xdata()) == [2.0, 6.0, 9.0]
+    assert step.get_xdata().tolist() == [2.0, 6.0, 9.0]
+    assert {text.get_text() for text in panel.texts} == {"small", "big", "waste", "lean"}
+
+
+def test_each_series_has_a_panel_and_a_front_of_its_own() -> None:
+    other = FOUR.assign(series="modelled box", modelled="cpu", source_gpu="absent")
+    other["energy/measured_per_sample_j"] = math.nan
+    both = pd.concat([FOUR, other], ignore_index=True)
+    figure = figures.front(both, "combined")
+
+    assert len(figure.axes) == 2
+    assert all(len(panel.lines[-1].get_xdata()) <= 3 for panel in figure.axes)
+    assert "~modelled" in figure.axes[1].get_xlabel()
+    assert "~modelled" not in figure.axes[0].get_xlabel()
+    assert any("modelled power" in text.get_text() for text in figure.findobj(Text))
+
+
+def test_lines_cross_where_a_costlier_training_pays() -> None:
+    (panel,) = figures.break_even(FOUR).axes
+    marks = [line for line in panel.lines if line.get_marker() == "o"]
+
+    # lean against small at 14,000 inferences: 9000 J + 14,000 · 0.5 J; against big at 2000.
+    assert sorted(float(mark.get_xdata()[0]) for mark in marks) == pytest.approx([2000, 14_000])
+    assert sorted(float(mark.get_ydata()[0]) for mark in marks) == pytest.approx([10, 16])
+    assert panel.get_xscale() == panel.get_yscale() == "log"
+
+
+def test_models_without_energy_above_zero_are_named_beside_break_even() -> None:
+    short = FOUR.copy()
+    short.loc[short["model"] == "waste", "energy/measured_per_sample_j"] = -1.0
+    (panel,) = figures.break_even(short).axes
+
+    assert "energy not above 0: waste" in panel.get_title(loc="left")
+
+
+@pytest.mark.parametrize("axis", pareto.AXES)
+def test_one_model_draws_no_front(axis: str) -> None:
+    with pytest.raises(runs.NothingToShow, match="two models"):
+        figures.front(TWO[:2], axis)

@@ -1,0 +1,289 @@
+"""One sweep against another, from the command line, and a gate for CI.
+
+Before and after a change, two machines, two power limits: `python -m multirun_analysis compare
+BEFORE AFTER --gate 1.05` prints the ratios B / A and exits 1 where B is significantly worse than
+the gate, so that a test of energy can stand in CI beside the tests of behaviour.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+from pandas import DataFrame
+
+from greenlab import tracking
+from greenlab.config import Mlflow
+from greenlab.errors import GreenlabError
+from multirun_analysis import pairing, stores
+from multirun_analysis.contrast import (
+    COLUMNS,
+    MIN_CELLS,
+    CellComparison,
+    Comparisons,
+    Gated,
+    compare,
+    gate,
+    middle,
+    plain,
+)
+from multirun_analysis.pairing import NotComparableError
+from multirun_analysis.runs import ALL, NEWEST, NothingToShow, Runs, load
+
+__all__ = [
+    "Comparisons",
+    "add_arguments",
+    "compare",
+    "earlier_sweep",
+    "for_notebook",
+    "gate",
+    "main",
+]
+
+PREVIOUS = "previous"
+METRICS = ("energy/net_per_sample_j", "time/per_sample_s")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare what `compare` takes."""
+    named = f"a sweep's name, `{NEWEST}` or `{PREVIOUS}`"
+    parser.add_argument("a", metavar="A", help=f"what is compared with: {named}")
+    parser.add_argument("b", metavar="B", help=f"what is judged: {named}")
+    parser.add_argument(
+        "--metric", action="append", help=f"may be repeated; default: {' and '.join(METRICS)}"
+    )
+    parser.add_argument(
+        "--gate",
+        type=_factor,
+        metavar="RATIO",
+        help="exit 1 where B is significantly worse than RATIO times A, 2 where none can tell",
+    )
+    parser.add_argument("--series-a", help="which of A's series, where it has several")
+    parser.add_argument("--series-b", help="which of B's series, where it has several")
+    parser.add_argument("--tracking-uri", help="default: $MLFLOW_TRACKING_URI, else ./mlflow.db")
+    parser.add_argument("--experiment", default=Mlflow().experiment)
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it there too")
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too")
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Print the comparison; 0: done, 1: B is beyond the gate, 2: it cannot be told, and why."""
+    metrics = list(dict.fromkeys(arguments.metric or METRICS))
+    try:
+        a, b = _load_both(arguments)
+        for metric in metrics:
+            pairing.check_metric(metric, [*a.columns, *b.columns])
+    except GreenlabError as error:
+        return _refuse(error)
+    done, refused = [], []
+    for metric in metrics:
+        try:
+            done.append(
+                compare(a, b, metric, series_a=arguments.series_a, series_b=arguments.series_b)
+            )
+        except NotComparableError as error:
+            refused.append(_refuse(error))
+    gated = [gate(each, arguments.gate) for each in done] if arguments.gate else []
+    try:
+        _print(done, gated)
+        _write(done, gated, arguments)
+    except OSError as error:
+        return _refuse(GreenlabError(f"{error.filename} cannot be written: {error.strerror}"))
+    if any(each.worse for each in gated):
+        return 1
+    undecided = not done or any(not each.is_decidable for each in gated)
+    # A metric that was only offered may be refused; one that was asked for, or gated, may not.
+    return 2 if undecided or (refused and (arguments.metric or gated)) else 0
+
+
+def for_notebook(a: DataFrame, b: DataFrame, metric: str) -> Comparisons:
+    """Compare; what is refused on the command line is nothing to show in a notebook.
+
+    Raises:
+        NothingToShow: the sweeps cannot be compared in this metric.
+    """
+    try:
+        return compare(a, b, metric)
+    except NotComparableError as error:
+        raise NothingToShow(str(error)) from error
+
+
+def earlier_sweep(found: Runs) -> str:
+    """Name the newest sweep before `found` that shares work with it.
+
+    Raises:
+        NothingToShow: there is none, or `found` holds several sweeps.
+    """
+    if len(found.sweep_names) != 1:
+        raise NothingToShow(
+            "One sweep is compared with one other. For example: "
+            "make analysis SWEEP=after AGAINST=before ANALYSIS=compare"
+        )
+    known = found.source.sweeps()["sweep"].tolist()
+    own = set(found.cells["work"]) - {""}
+    for name in known[known.index(found.sweep_names[0]) + 1 :]:
+        tags = found.source.runs([name]).tags
+        if "greenlab.work" in tags and own & set(tags["greenlab.work"].dropna()):
+            return str(name)
+    raise NothingToShow(
+        "A comparison needs an earlier sweep of the same work. Run the same command again, after "
+        "the change that is to be judged, with repetition=1,2,3 both times; or name any sweep with "
+        "AGAINST="
+    )
+
+
+def _factor(text: str) -> float:
+    value = float(text)
+    if not (0 < value < math.inf):
+        raise argparse.ArgumentTypeError(f"{text}: a ratio above 0 is wanted, such as 1.05")
+    return value
+
+
+def _refuse(error: GreenlabError) -> int:
+    print(f"python -m multirun_analysis compare: error: {error}", file=sys.stderr)
+    return 2
+
+
+def _load_both(arguments: argparse.Namespace) -> tuple[DataFrame, DataFrame]:
+    """The cells of both sweeps, each with the series that it has by itself.
+
+    Raises:
+        GreenlabError: no such store, experiment or sweep, or both are the same.
+    """
+    uri = tracking.resolve_uri(Mlflow(tracking_uri=arguments.tracking_uri))
+    known = stores.open_source(uri, arguments.experiment).sweeps()["sweep"].tolist()
+    names = [_sweep(name, known) for name in (arguments.a, arguments.b)]
+    if names[0] == names[1]:
+        raise GreenlabError(f"A and B are both the sweep {names[0]}: name two sweeps")
+    a, b = (load(uri, arguments.experiment, name).cells for name in names)
+    return a, b
+
+
+def _sweep(name: str, known: Sequence[str]) -> str:
+    if name == ALL or "," in name:
+        raise GreenlabError(f"sweep={name}: one sweep is compared with one other; name it")
+    place = {NEWEST: 0, PREVIOUS: 1}.get(name)
+    if place is None:
+        return name
+    if len(known) <= place:
+        raise GreenlabError(f"sweep={name}: the experiment has {len(known)} sweeps only")
+    return known[place]
+
+
+def _print(done: Sequence[Comparisons], gated: Sequence[Gated]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from greenlab.terminal import open_console
+
+    console = open_console()
+    for at, each in enumerate(done):
+        console.print("\n".join(escape(line) for line in each.heading), highlight=False)
+        shown = Table(title=escape(each.metric), title_justify="left")
+        names = ("cell", "n", "A", "B", "B / A", "95 %", "Welch p", "Holm p", "rank p", "g", "")
+        for name in names:
+            shown.add_column(name, justify="left" if name in {"cell", ""} else "right")
+        for cell in each.cells:
+            shown.add_row(*(escape(text) for text in _row(cell)))
+        console.print(shown)
+        if any(not c.is_repeated and not math.isnan(c.ratio.low) for c in each.cells):
+            console.print(
+                "* from the uncertainty of single runs: what differs from run to run is not in it."
+            )
+        console.print(escape(each.summary), highlight=False)
+        for line in each.left_out:
+            console.print(escape(f"{line}."), highlight=False)
+        if gated:
+            console.print(escape(_gate_text(each, gated[at])), highlight=False)
+        console.print()
+
+
+def _row(cell: CellComparison) -> list[str]:
+    own = "" if cell.is_repeated else "*"
+    known = not math.isnan(cell.ratio.low)
+    return [
+        cell.pair.label,
+        f"{len(cell.pair.values_a)}/{len(cell.pair.values_b)}",
+        f"{middle(cell.pair.values_a):.4g}",
+        f"{middle(cell.pair.values_b):.4g}",
+        _number(cell.ratio.value, ".3f"),
+        f"{plain(cell.ratio.low)}–{plain(cell.ratio.high)}{own}" if known else "–",
+        *(_number(p, ".2g") for p in (cell.p_welch, cell.p_holm, cell.p_rank)),
+        _number(cell.hedges_g, "+.1f"),
+        cell.verdict,
+    ]
+
+
+def _number(value: float, form: str) -> str:
+    return "–" if math.isnan(value) else format(value, form)
+
+
+def _gate_text(comparisons: Comparisons, gated: Gated) -> str:
+    name = f"gate {gated.edge:g}, {comparisons.metric}"
+    if gated.worse:
+        return f"{name}: FAILED, B is worse. " + "; ".join(gated.worse)
+    if not gated.is_decidable:
+        return (
+            f"{name}: NOT DECIDABLE. No cell has repetitions in both sweeps, and fewer than "
+            f"{MIN_CELLS} cells have a ratio. Measure both again with repetition=1,2,3"
+        )
+    told = f"{name}: passed, {gated.num_tested} of {len(comparisons.cells)} cells were tested."
+    if gated.num_unsure:
+        told += (
+            f" The intervals of {gated.num_unsure} reach beyond the gate: they may be worse, and "
+            "more repetitions would tell"
+        )
+    return told
+
+
+def as_json(comparisons: Comparisons, gated: Gated | None = None) -> dict[str, object]:
+    """Everything in words that JSON has: what is not known is null."""
+    rows = comparisons.table.astype(object)
+    overall = comparisons.overall
+    found: dict[str, object] = {
+        "metric": comparisons.metric,
+        "a": {"sweep": comparisons.name_a, "series": comparisons.series_a},
+        "b": {"sweep": comparisons.name_b, "series": comparisons.series_b},
+        "differences": list(comparisons.differences),
+        "modelled": comparisons.modelled,
+        "cells": [
+            {str(name): _plain(value) for name, value in row.items()}
+            for row in rows.to_dict("records")
+        ],
+        "overall": {
+            "ratio": _plain(overall.value),
+            "low": _plain(overall.low),
+            "high": _plain(overall.high),
+            "num_cells": overall.num,
+            "p_wilcoxon": _plain(comparisons.p_wilcoxon),
+        },
+        "left_out": list(comparisons.left_out),
+    }
+    if gated:
+        found["gate"] = {
+            "edge": gated.edge,
+            "is_passed": not gated.worse if gated.is_decidable else None,
+            "worse": list(gated.worse),
+            "num_tested": gated.num_tested,
+            "num_unsure": gated.num_unsure,
+        }
+    return found
+
+
+def _plain(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write(
+    done: Sequence[Comparisons], gated: Sequence[Gated], arguments: argparse.Namespace
+) -> None:
+    if arguments.json:
+        pages = [as_json(each, gated[at] if gated else None) for at, each in enumerate(done)]
+        arguments.json.write_text(json.dumps(pages, indent=2, ensure_ascii=False) + "\n")
+    if arguments.csv:
+        tables = [each.table.assign(metric=each.metric) for each in done]
+        table = pd.concat(tables) if tables else DataFrame(columns=[*COLUMNS, "metric"])
+        table.to_csv(arguments.csv, index=False)
