@@ -210,7 +210,7 @@ def plain_log(axis: Axis) -> None:
     """Make an axis logarithmic with plain numbers at 1, 2, 5, 10 …; call it when all is drawn."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axis.set_minor_formatter(NullFormatter())
-    low, high = sorted(abs(end) for end in axis.get_data_interval())
+    low, high = sorted(abs(end) for end in axis.get_view_interval())
     if low > 0 and np.isfinite(high):
         span = high / low
         subs = (

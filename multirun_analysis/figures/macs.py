@@ -189,21 +189,40 @@ def _draw_phase(
             axes,
             [(_coefficients(group, predictor), looks[group.series].colour) for group in of_phase],
         )
-        style.plain_log(axes.yaxis)
         axes.xaxis.set_minor_formatter(NullFormatter())
         axes.margins(0.12)
+    _frame(panels, of_phase, scale)
     panels[0].set_ylabel(
         f"{style.phase_name(of_phase[0].phase)}: net energy\nper sample ({scale.unit})"
     )
     return names
 
 
+def _frame(panels: list[Axes], of_phase: list[Group], scale: style.Scale) -> None:
+    """Let the energies, not their uncertainties, decide what the panels of a row show."""
+    values = np.concatenate([group.models["value"] for group in of_phase])
+    positive = values[values > 0] * scale.factor
+    if len(positive):
+        margin = max((positive.max() / positive.min()) ** 0.1, 1.3)
+        panels[0].set_ylim(positive.min() / margin, positive.max() * margin)
+    style.plain_log(panels[0].yaxis)
+    if hidden := len(values) - len(positive):
+        panels[0].text(
+            0.98,
+            0.02,
+            f"{hidden} not above 0",
+            transform=panels[0].transAxes,
+            ha="right",
+            fontsize=7,
+        )
+
+
 def _scatter(
     axes: Axes, known: pd.DataFrame, predictor: str, scale: style.Scale, look: style.Look
 ) -> None:
     lengths = parts.error_lengths(known) * scale.factor
-    # A bar that reaches zero would reach out of the axis' bottom.
-    lengths[0] = np.minimum(lengths[0], 0.999 * known["value"].to_numpy() * scale.factor)
+    # A log axis has no zero: a bar that reaches it runs out of the panel instead.
+    lengths[0] = np.minimum(lengths[0], (1 - 1e-9) * known["value"].to_numpy() * scale.factor)
     axes.errorbar(
         known[predictor],
         known["value"] * scale.factor,
@@ -217,10 +236,8 @@ def _scatter(
 
 def _coefficients(group: Group, predictor: str) -> str:
     x, y = group.columns(predictor)
-    text = f"{parts.told('ρ', statistics.spearman(x, y))}\n"
-    text += parts.told("r", statistics.pearson(x, y))
-    hidden = int((group.models["value"] <= 0).sum())
-    return text + (f"; {hidden} not above 0" if hidden else "")
+    rho, r = statistics.spearman(x, y), statistics.pearson(x, y)
+    return f"{parts.told('ρ', rho)}\n{parts.told('r', r)}"
 
 
 def draw_errors(cells: pd.DataFrame) -> Figure:
@@ -244,12 +261,13 @@ def draw_errors(cells: pd.DataFrame) -> Figure:
             own = own.set_index("predictor").reindex(PREDICTORS)
             rows = np.arange(len(PREDICTORS)) + (at - (len(series) - 1) / 2) * thick
             _bars(axes, own, np.asarray(rows, float), thick, looks[name])
+        axes.set_xscale("log")  # 1 is its zero, and half as far off as double
         axes.axvline(1, color=style.DARK, linewidth=0.9)
         axes.set_title(style.phase_name(phase), loc="left")
         axes.set_xlabel("median error factor\n(1 is exact, 2 is double or half)")
     panels[0].set_yticks(range(len(PREDICTORS)), [style.label(name) for name in PREDICTORS])
     panels[0].invert_yaxis()
-    panels[0].set_xlim(left=0.9)
+    style.plain_log(panels[0].xaxis)
     chosen = parts.choose(cells)
     parts.legend_of_series(figure, chosen[chosen["series"].isin(series)])
     style.mark_modelled(figure, chosen)

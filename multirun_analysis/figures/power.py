@@ -52,7 +52,8 @@ def draw(cells: pd.DataFrame, paper: pd.DataFrame | None = None) -> Figure:
     found = table(cells, paper)
     chosen = parts.choose(cells, paper)
     order, phases = style.model_order(chosen), style.phase_order(found)
-    groups = list(found.groupby("series", sort=False))
+    of_series = dict(iter(found.groupby("series", sort=False)))
+    groups = [(name, of_series[name]) for name in chosen["series"].unique() if name in of_series]
     heights = [0.75 + 0.19 * own["model"].nunique() for _, own in groups]
     figure, panels = style.figure(
         len(groups), len(phases), height_in=0.6 + sum(heights), height_ratios=heights,

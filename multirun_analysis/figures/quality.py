@@ -18,6 +18,8 @@ MIN_FOR_DRIFT = 4
 LOG_FROM_SPAN = 5.0
 PARTS = ("useful", "idle_windows", "settling", "warm_up", "loading", "evaluation", "failed")
 S_PER_HOUR = 3600.0
+LONG_S = 7200.0
+"""Of a longer sweep the time is told in hours."""
 
 
 def verdict_counts(cells: pd.DataFrame, left_out: pd.DataFrame) -> pd.DataFrame:
@@ -132,22 +134,30 @@ def draw_drift(cells: pd.DataFrame) -> Figure:
     )
     looks = style.looks(cells["series"])
     began_s = cells["started_at_s"].min()
+    is_long = cells["started_at_s"].max() - began_s > LONG_S
+    unit, per_hour = ("h", 1) if is_long else ("min", 60)
     for axes, component in zip(panels, components, strict=True):
         for row in found[found["component"] == component].to_dict("records"):
             own = cells[cells["series"] == row["series"]].sort_values("started_at_s")
             hours = ((own["started_at_s"] - began_s) / S_PER_HOUR).to_numpy(float)
             look = looks[row["series"]]
             axes.plot(
-                hours, runs.column(own, f"power/idle_{component}_w"), color=look.colour,
+                hours * per_hour, runs.column(own, f"power/idle_{component}_w"), color=look.colour,
                 marker=look.marker, linestyle="none", markersize=3.5, label=row["series"],
             )  # fmt: skip
             ends = np.array([hours.min(), hours.max()])
             if np.isfinite(row["w_per_hour"]):
                 line_w = row["intercept_w"] + row["w_per_hour"] * ends
-                axes.plot(ends, line_w, color=look.colour, linewidth=1, label=f"_{row['series']}")
+                axes.plot(
+                    ends * per_hour,
+                    line_w,
+                    color=look.colour,
+                    linewidth=1,
+                    label=f"_{row['series']}",
+                )
         axes.set_ylabel(style.label(f"power/idle_{component}_w"))
         parts.say_above(axes, _slopes(found[found["component"] == component], looks))
-    panels[-1].set_xlabel("time since the first cell began (h)")
+    panels[-1].set_xlabel(f"time since the first cell began ({unit})")
     parts.legend_of_series(figure, cells)
     style.mark_modelled(figure, cells)
     return figure
@@ -156,8 +166,8 @@ def draw_drift(cells: pd.DataFrame) -> Figure:
 def _slopes(rows: pd.DataFrame, looks: dict[str, style.Look]) -> list[tuple[str, str]]:
     return [
         (
-            f"{row['w_per_hour']:+.2g} [{row['w_per_hour_low']:+.2g}, "
-            f"{row['w_per_hour_high']:+.2g}] W per hour",
+            f"{row['w_per_hour']:+.3g} [{row['w_per_hour_low']:+.3g}, "
+            f"{row['w_per_hour_high']:+.3g}] W per hour",
             looks[row["series"]].colour,
         )
         for row in rows.to_dict("records")
