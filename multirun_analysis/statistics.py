@@ -465,13 +465,14 @@ def bend(x: npt.ArrayLike, y: npt.ArrayLike, *, seed: int = 0) -> Bend:
     again = _two_pieces(u, v, counts, breaks)
     noise = np.random.default_rng(seed + 1).standard_normal((NUM_RESAMPLES // 2, num))
     straight = _two_pieces(u, noise, np.ones_like(noise), breaks)
-    with np.errstate(divide="ignore"):
+    is_straight = bool(fit.line[0] <= ROUNDING * (v @ v))  # nothing is left for a bend to explain
+    with np.errstate(divide="ignore", invalid="ignore"):
         reached = straight.gain / straight.line >= float(fit.gain[0] / fit.line[0])
     return Bend(
         at=_percentile(float(fit.at[0] * width + centre), again.at * width + centre, num),
         slope_below=_percentile(float(fit.below[0] * steepness), again.below * steepness, num),
         slope_above=_percentile(float(fit.above[0] * steepness), again.above * steepness, num),
-        p_value=float((1 + reached.sum()) / (1 + len(reached))),
+        p_value=1.0 if is_straight else float((1 + reached.sum()) / (1 + len(reached))),
         r_squared_line=float(1 - fit.line[0] / (v @ v)),
         r_squared_bend=float(1 - (fit.line[0] - fit.gain[0]) / (v @ v)),
     )

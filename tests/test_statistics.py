@@ -441,3 +441,9 @@ def test_a_negative_energy_does_not_break_the_curve() -> None:
 
 def test_energy_without_batch_cost_has_its_knee_at_one() -> None:
     assert statistics.knee(BATCHES, np.full(11, 3.0)).at.value == 1
+
+
+def test_a_line_that_is_exactly_straight_does_not_bend() -> None:
+    x = np.array([20.0, 40, 60, 80, 100])
+
+    assert statistics.bend(x, 0.5 * x + 10).p_value == 1
