@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from planted import Planted, cells, epochs
 
-from multirun_analysis import claims, reference
+from multirun_analysis import claims, reference, statistics
 from multirun_analysis.claims import CONFIRMED, CONTRADICTED, NOT_DECIDABLE, Finding
 from multirun_analysis.figures.claims import ledger as draw_ledger
 from multirun_analysis.runs import NothingToShow
@@ -196,6 +196,16 @@ def test_idle_share_is_of_measured_components_alone() -> None:
 
     for finding in try_on("idle_matters", table):
         assert finding.estimate.value == pytest.approx(0.3)
+
+
+# 1, 2, 3, 4: mean 2.5, standard deviation √(5/3) = 1.291.
+def test_variation_is_the_standard_deviation_over_the_mean() -> None:
+    found = statistics.variation([1.0, 2, 3, 4])
+
+    assert found.value == pytest.approx(0.5164, abs=1e-4)
+    assert found.low < found.value < found.high
+    assert math.isnan(statistics.variation([1.0, 2, 3]).low)
+    assert math.isnan(statistics.variation([1.0]).value)
 
 
 # ------------------------------------------------------------------------- the paper's own

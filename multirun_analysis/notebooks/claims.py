@@ -68,7 +68,7 @@ publish.table(
 
 # %% [markdown]
 # ## What each claim is taken to mean
-# The ranges were chosen before any run, from what the paper prints.
+# The ranges were chosen from what the paper prints, not from these runs.
 
 # %%
 publish.table(
