@@ -55,7 +55,7 @@ analysis: setup  ## figures and the paper's claims, from the newest sweep, under
 	@$(BIN)/python -m multirun_analysis export $(if $(TRACKING_URI),--tracking-uri "$(TRACKING_URI)") \
 	  $(if $(EXPERIMENT),--experiment "$(EXPERIMENT)") $(if $(SWEEP),--sweep "$(SWEEP)") \
 	  $(if $(AGAINST),--against "$(AGAINST)") $(if $(ANALYSIS),--only "$(ANALYSIS)") \
-	  $(if $(filter-out 0,$(LOG)),--log)
+	  $(if $(WHERE),--where "$(WHERE)") $(if $(filter-out 0,$(LOG)),--log)
 
 doctor: setup  ## what can be measured on this machine
 	@$(BIN)/python -m greenlab.doctor || test $$? -eq 3

@@ -47,6 +47,7 @@ class Parameters:
     experiment: str
     sweep: str
     against: str | None
+    where: str | None
 
     def source(self) -> str:
         """The injected cell. A URI with a password stays out of it: the environment has it too."""
@@ -57,6 +58,7 @@ class Parameters:
                 f"experiment = {self.experiment!r}",
                 f"sweep = {self.sweep!r}",
                 f"against = {self.against!r}",
+                f"where = {self.where!r}",
             ]
         )
 

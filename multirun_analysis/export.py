@@ -46,6 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tracking-uri", help="default: $MLFLOW_TRACKING_URI, else ./mlflow.db")
     parser.add_argument("--experiment", default=Mlflow().experiment, help="default: %(default)s")
     parser.add_argument("--sweep", help="a sweep's name, `A,B`, or `all`; default: the newest")
+    parser.add_argument(
+        "--where", help="only some cells: \"model == 'lenet' and batch_size >= 64\""
+    )
     parser.add_argument("--against", help="the sweep that `compare` holds it against")
     parser.add_argument("--only", help="some notebooks: macs,claims")
     parser.add_argument(
@@ -64,7 +67,9 @@ def main(arguments: argparse.Namespace, notebooks: Path = NOTEBOOKS) -> int:
             is not usable; nothing has been done then.
     """
     chosen = _chosen(notebooks, arguments.only)
-    runs = mlflow_runs.load(arguments.tracking_uri, arguments.experiment, arguments.sweep)
+    runs = mlflow_runs.load(
+        arguments.tracking_uri, arguments.experiment, arguments.sweep, arguments.where
+    )
     _refuse_empty(runs)
     _refuse_unknown_against(runs, arguments.against)
     everything = arguments.sweep == mlflow_runs.ALL
@@ -74,6 +79,7 @@ def main(arguments: argparse.Namespace, notebooks: Path = NOTEBOOKS) -> int:
         experiment=arguments.experiment,
         sweep=sweep,
         against=arguments.against,
+        where=arguments.where,
     )
     logged_to = _sweep_run(runs) if arguments.log else None
     console = open_console()

@@ -17,7 +17,7 @@ from pandas import DataFrame, Series
 
 from greenlab import tracking
 from greenlab.config import Mlflow
-from greenlab.errors import GreenlabError
+from greenlab.errors import GreenlabError, first_line
 from multirun_analysis import statistics, stores
 from multirun_analysis.stores import Source, Table
 
@@ -60,6 +60,8 @@ class Runs:
     experiment: str
     sweep_names: tuple[str, ...]
     """The newest first."""
+    where: str
+    """What was asked of the cells besides; empty where nothing was."""
     cells: DataFrame
     """Finished cells whose joules can be used, in order of time."""
     left_out: DataFrame
@@ -88,7 +90,7 @@ class Runs:
     @property
     def remarks(self) -> list[str]:
         """Sentences on what these tables leave out, and what in them must not be pooled."""
-        told = []
+        told = [f"Only cells of which {self.where} holds were read."] if self.where else []
         for reason, group in self.left_out.groupby("reason", sort=False):
             names = ", ".join(group["name"].head(5)) + (", …" if len(group) > 5 else "")
             told.append(f"{len(group)} left out, {reason}: {names}.")
@@ -104,7 +106,10 @@ class Runs:
 
 
 def load(
-    tracking_uri: str | None = None, experiment: str = "greenlab", sweep: str | None = None
+    tracking_uri: str | None = None,
+    experiment: str = "greenlab",
+    sweep: str | None = None,
+    where: str | None = None,
 ) -> Runs:
     """Read cells from an MLflow store.
 
@@ -113,15 +118,17 @@ def load(
         experiment: its name.
         sweep: a sweep's name, several with commas between them, `all` for every cell of the
             experiment, cells run alone included; default: the newest sweep.
+        where: only cells of which this holds, in the words of `DataFrame.query`, with metrics in
+            backticks: "model == 'lenet' and `energy/net_j` > 5"; default: all.
 
     Raises:
-        GreenlabError: no such store, experiment or sweep.
+        GreenlabError: no such store, experiment or sweep, or `where` cannot be understood.
     """
     source = stores.open_source(tracking.resolve_uri(Mlflow(tracking_uri=tracking_uri)), experiment)
     known = source.sweeps()
     names = _chosen(known["sweep"].tolist(), sweep, experiment)
     table = source.runs(None if sweep == ALL else names)
-    frame = _tidy(table)
+    frame = _matching(_tidy(table), where)
     reasons = _reasons(frame)
     cells = frame[reasons == ""].sort_values("started_at_s", ignore_index=True)
     cells["series"] = _series(cells)
@@ -131,6 +138,7 @@ def load(
         source=source,
         experiment=experiment,
         sweep_names=tuple(names),
+        where=where or "",
         cells=cells,
         left_out=left_out.reindex(columns=outside).reset_index(drop=True),
         sweeps=known[known["sweep"].isin(names)].reset_index(drop=True),
@@ -157,6 +165,26 @@ def _chosen(known: Sequence[str], wanted: str | None, experiment: str) -> list[s
                 + "`all` takes every cell"
             )
     return sorted(set(names), key=list(known).index)
+
+
+def _matching(frame: DataFrame, where: str | None) -> DataFrame:
+    """The rows of which `where` holds.
+
+    Raises:
+        GreenlabError: it is no condition on these columns.
+    """
+    if not where:
+        return frame
+    try:
+        holds = frame.eval(where)
+        if not (isinstance(holds, Series) and pd.api.types.is_bool_dtype(holds)):
+            raise TypeError("it is neither true nor false of a cell")
+        return frame.loc[holds].reset_index(drop=True)
+    except Exception as error:  # whatever pandas and Python's parser make of a user's text
+        raise GreenlabError(
+            f"where={where}: {first_line(error)}. Write a condition on columns as model, phase, "
+            "batch_size or `energy/net_j` (in backticks): model == 'lenet' and batch_size >= 64"
+        ) from error
 
 
 def _tidy(table: Table) -> DataFrame:

@@ -286,7 +286,7 @@ def test_what_was_asked_wrongly_ends_with_2(
 
 
 def test_a_password_does_not_get_into_the_notebook() -> None:
-    fields = {"experiment": "lab", "sweep": "s", "against": None}
+    fields = {"experiment": "lab", "sweep": "s", "against": None, "where": None}
     uri = "postgresql://me:secret@host/db"
 
     assert "secret" not in execute.Parameters(tracking_uri=uri, **fields).source()

@@ -253,6 +253,24 @@ def test_the_newest_sweep_is_read_unless_another_is_named(lab: Lab) -> None:
     assert len(lab.load(runs.ALL).cells) == 3
 
 
+def test_a_condition_chooses_cells(lab: Lab) -> None:
+    lab.land()
+    lab.land(choices={"model": "lenet"}, repetition=2)
+
+    found = runs.load(lab.uri, sweep=runs.ALL, where="model == 'lenet' and `energy/net_j` > 5")
+
+    assert found.cells["model"].tolist() == ["lenet"]
+    assert any("model == 'lenet'" in remark for remark in found.remarks)
+
+
+@pytest.mark.parametrize("where", ["colour == 'red'", "model ==", "model"])
+def test_a_condition_that_is_none_is_refused(lab: Lab, where: str) -> None:
+    lab.land()
+
+    with pytest.raises(GreenlabError, match=f"where={where}: "):
+        runs.load(lab.uri, sweep=runs.ALL, where=where)
+
+
 def test_a_sweep_that_still_runs_is_said_to(lab: Lab) -> None:
     lab.sweep("night")
     lab.land(sweep="night")

@@ -26,10 +26,11 @@ tracking_uri = None
 experiment = "greenlab"
 sweep = None
 against = None
+where = None
 
 # %%
-this = load(tracking_uri, experiment, sweep)
-before = load(tracking_uri, experiment, against or earlier_sweep(this))
+this = load(tracking_uri, experiment, sweep, where)
+before = load(tracking_uri, experiment, against or earlier_sweep(this), where)
 publish.opening(this)
 
 # %% [markdown]

@@ -14,9 +14,10 @@ tracking_uri = None
 experiment = "greenlab"
 sweep = None
 against = None
+where = None
 
 # %%
-loaded = runs.load(tracking_uri, experiment, sweep)
+loaded = runs.load(tracking_uri, experiment, sweep, where)
 publish.opening(loaded)
 
 # %% [markdown]
