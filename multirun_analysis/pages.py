@@ -177,14 +177,45 @@ def _claims(findings: Sequence[Mapping[str, Any]], page: str) -> str:
         f"{sum(finding['verdict'] == verdict for finding in findings)} {verdict}"
         for verdict in VERDICTS
     )
-    rows = "".join(_claim(finding) for finding in findings)
+    rows = "".join(_claim(finding) for finding in findings if finding["value"] is not None)
+    table = (
+        '<div class="scroll"><table class="claims"><thead><tr><th>claim</th><th>phase</th>'
+        "<th>these runs say</th><th>verdict</th></tr></thead>"
+        f"<tbody>{rows}</tbody></table></div>"
+    )
     return (
         '<section id="findings"><h2>The paper’s claims, on these runs</h2>'
         f'<p>{counts}. <a href="{page}.html">How each was decided</a></p>'
-        '<div class="scroll"><table class="claims"><thead><tr><th>claim</th><th>phase</th>'
-        "<th>these runs say</th><th>verdict</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table></div></section>"
+        f"{table if rows else ''}{_silent(findings)}</section>"
     )
+
+
+def _silent(findings: Sequence[Mapping[str, Any]]) -> str:
+    """Claims to which these runs say nothing, by the reason."""
+    by_reason: dict[tuple[str, str], list[str]] = {}
+    for finding in findings:
+        if finding["value"] is None:
+            reason = finding["reason"], finding.get("would_decide") or ""
+            told = f"{finding['claim'].rstrip('.')} ({finding['section']})"
+            if told not in (claims := by_reason.setdefault(reason, [])):
+                claims.append(told)
+    if not by_reason:
+        return ""
+    items = "".join(
+        f"<li>{_text('; '.join(claims))}."
+        f'<div class="where">{_text(reason)}. {_would_decide(command)}</div></li>'
+        for (reason, command), claims in by_reason.items()
+    )
+    return f'<h3>Of these they say nothing</h3><ul class="silent">{items}</ul>'
+
+
+def _would_decide(command: str) -> str:
+    return publish.commands_html(f"Would decide it: {_text(command)}") if command else ""
+
+
+def _text(text: str) -> str:
+    """Escaped between tags: an apostrophe stays what it is."""
+    return html.escape(text, quote=False)
 
 
 def _claim(finding: Mapping[str, Any]) -> str:
@@ -193,16 +224,16 @@ def _claim(finding: Mapping[str, Any]) -> str:
     def small(*texts: str) -> str:
         return f'<div class="where">{", ".join(filter(None, texts))}</div>'
 
-    text = {key: "" if value is None else _escaped(str(value)) for key, value in finding.items()}
+    text = {key: "" if value is None else _text(str(value)) for key, value in finding.items()}
     section = text.get("section", "")
-    decides = f"Would decide it: {text['would_decide']}" if text.get("would_decide") else ""
+    decides = _would_decide(finding.get("would_decide") or "")
     return (
         f'<tr class="{text["verdict"].replace(" ", "-")}">'
         f"<td>{text['claim']}{small(section and f'Sec. {section}', text['series'])}</td>"
         f"<td>{text['phase']}</td>"
         f"<td>{_estimate(finding)}{small(text['statistic'], _claimed(finding))}</td>"
         f'<td><span class="verdict">{VERDICTS[finding["verdict"]]} {text["verdict"]}</span>'
-        f"{small(text['reason'])}{small(publish.commands_html(decides))}</td></tr>"
+        f"{small(text['reason'])}{small(decides)}</td></tr>"
     )
 
 

@@ -35,7 +35,6 @@ TEXTS = {
     "cpu": "greenlab.cpu",
     "gpus": "greenlab.gpus",
     "coverage": "greenlab.coverage",
-    "modelled": "greenlab.modelled",
     "signature": "greenlab.signature",
     "cell": "greenlab.cell",
     "work": "greenlab.work",
@@ -221,10 +220,11 @@ def _settings(work: str) -> dict[str, dict[str, object]]:
 def _derive(frame: DataFrame) -> DataFrame:
     """Add what is computed from other columns."""
     samples = column(frame, "work/samples")
-    sources = frame[[f"source_{component}" for component in COMPONENTS]]
-    frame["is_modelled"] = (
-        sources.apply(lambda source: source.str.startswith("modelled")).any(axis=1).astype(bool)
-    )
+    sources = [frame[f"source_{component}"] for component in COMPONENTS]
+    modelled = np.array([source.str.startswith("modelled") for source in sources], dtype=bool)
+    names = np.array(COMPONENTS)
+    frame["modelled"] = ["+".join(names[of_cell]) for of_cell in modelled.T]
+    frame["is_modelled"] = modelled.any(axis=0)
     frame["time/per_sample_s"] = column(frame, "time/active_s") / samples
     measured = {
         c: frame[f"source_{c}"].str.startswith("measured")
@@ -358,6 +358,19 @@ def summarise(
             (*key, estimate.value, estimate.value - half, estimate.value + half, len(group))
         )
     return DataFrame(rows, columns=[*by, "value", "low", "high", "num"])
+
+
+def without_common_error(cells: DataFrame) -> DataFrame:
+    """Cells for holding against each other: without the error of a model that all of them share.
+
+    Where no component was measured it is one factor on all energies of a machine, the TDP's, and
+    cancels in every ratio. A bar that shows it would say that they are not known apart.
+    """
+    kept = cells.copy()
+    measured = [cells[f"source_{c}"].str.startswith("measured").to_numpy(bool) for c in COMPONENTS]
+    told = [name for name in cells if "net_u95_" in str(name)]
+    kept.loc[~np.any(measured, axis=0), told] = np.nan
+    return kept
 
 
 def u95_of(metric: str) -> str:

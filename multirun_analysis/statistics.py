@@ -21,6 +21,7 @@ Floats = npt.NDArray[np.float64]
 NUM_RESAMPLES = 5000
 MAX_DRAWS = 5_000_000  # resamples × values: many values need fewer resamples, and memory is finite
 MIN_FOR_BOOTSTRAP = 4  # below it a resample says nothing about the scatter
+MIN_PAIRS = 6  # of correlations: four points in order stay in order in all of their resamples
 CONFIDENCE = 0.95
 NUM_BREAKS = 101  # places tried for a bend
 KNEE_MARGIN = 0.10  # our choice: within 10 % of the floor, a larger batch hardly saves energy
@@ -161,7 +162,7 @@ def _correlation(x: Floats, y: Floats, *, ranked: bool, seed: int) -> Estimate:
         return Estimate(value=math.nan, low=math.nan, high=math.nan, num=num)
     prepare = _ranks if ranked else np.asarray
     value = float(_correlations(prepare(x), prepare(y)))
-    if num < MIN_FOR_BOOTSTRAP:
+    if num < MIN_PAIRS:
         return Estimate(value=value, low=math.nan, high=math.nan, num=num)
     drawn = _with_three_distinct(x, _resamples(num, seed))
     return _percentile(value, _correlations(prepare(x[drawn]), prepare(y[drawn])), num)
@@ -170,7 +171,7 @@ def _correlation(x: Floats, y: Floats, *, ranked: bool, seed: int) -> Estimate:
 def pearson(x: npt.ArrayLike, y: npt.ArrayLike, *, seed: int = 0) -> Estimate:
     """Pearson's r, with the percentile interval of a pairs bootstrap (Efron 1979).
 
-    NaN where x or y is constant; NaN bounds for fewer than 4 pairs.
+    NaN where x or y is constant; NaN bounds for fewer than 6 pairs.
     """
     return _correlation(*_paired(x, y), ranked=False, seed=seed)
 
@@ -178,7 +179,7 @@ def pearson(x: npt.ArrayLike, y: npt.ArrayLike, *, seed: int = 0) -> Estimate:
 def spearman(x: npt.ArrayLike, y: npt.ArrayLike, *, seed: int = 0) -> Estimate:
     """Spearman's ρ (1904), ties by mean rank, with a pairs bootstrap that ranks each resample anew.
 
-    NaN where x or y is constant; NaN bounds for fewer than 4 pairs.
+    NaN where x or y is constant; NaN bounds for fewer than 6 pairs.
     """
     return _correlation(*_paired(x, y), ranked=True, seed=seed)
 
@@ -197,7 +198,7 @@ def spearman_difference(
         return Estimate(value=math.nan, low=math.nan, high=math.nan, num=num)
     ranks = _ranks(target)
     value = float(_correlations(_ranks(b), ranks) - _correlations(_ranks(w), ranks))
-    if num < MIN_FOR_BOOTSTRAP:
+    if num < MIN_PAIRS:
         return Estimate(value=value, low=math.nan, high=math.nan, num=num)
     drawn = _with_three_distinct(w, _with_three_distinct(b, _resamples(num, seed)))
     ranks = _ranks(target[drawn])
@@ -363,10 +364,10 @@ def num_needed(r: float, edge: float, *, power_fraction: float = 0.8) -> int | N
     if math.isnan(r) or math.isnan(edge) or r == edge:
         return None
     if abs(r) >= 1 or abs(edge) >= 1:
-        return MIN_FOR_BOOTSTRAP
+        return MIN_PAIRS
     wanted = stats.norm.ppf((1 + CONFIDENCE) / 2) + stats.norm.ppf(power_fraction)
     num = 3 + (wanted / (math.atanh(r) - math.atanh(edge))) ** 2
-    return max(MIN_FOR_BOOTSTRAP, math.ceil(float(num)))
+    return max(MIN_PAIRS, math.ceil(float(num)))
 
 
 # ------------------------------------------------------------------------------ curves

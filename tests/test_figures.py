@@ -470,7 +470,7 @@ def test_a_bend_is_drawn_where_there_is_one() -> None:
 
 def test_a_tdp_models_straight_line_is_called_one() -> None:
     drawn = utilisation.draw(modelled())
-    assert "a straight line by construction" in texts(drawn)
+    assert "it follows by construction" in texts(drawn)
     assert "CPU utilisation (%)" in texts(drawn)
 
 

@@ -523,3 +523,15 @@ def test_a_server_on_postgresql_reads_as_its_tables_do(
     through_server, through_tables = lab.load(), runs.load(postgres, "greenlab", runs.ALL)
     same(through_server.cells, through_tables.cells)
     assert len(through_server.cells) == 41
+
+
+# One TDP for all cells: 50 % of error in each, none in their ratio.
+def test_the_error_of_a_model_that_all_share_is_left_out_of_comparisons() -> None:
+    sources = {"source_gpu": "absent", "source_cpu": ["modelled:tdp", "measured:rapl"]}
+    cells = frame(**{"energy/net_j": [10.0, 10.0], "energy/net_u95_j": [5.0, 0.1]})
+    cells = cells.assign(**sources, source_dram="modelled:dimm")
+
+    kept = runs.without_common_error(cells)
+
+    assert kept["energy/net_u95_j"].isna().tolist() == [True, False]
+    assert cells["energy/net_u95_j"].tolist() == [5, 0.1]

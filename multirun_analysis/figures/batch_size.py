@@ -46,7 +46,8 @@ def curves(cells: pd.DataFrame, metric: str = ENERGY) -> list[Curve]:
         NothingToShow: there is none.
     """
     found = []
-    summary = runs.summarise(cells, metric) if len(cells) else pd.DataFrame()
+    known = runs.without_common_error(cells)
+    summary = runs.summarise(known, metric) if len(cells) else pd.DataFrame()
     summary = summary[summary["batch_size"].notna()] if len(summary) else summary
     for model in style.model_order(cells) if len(summary) else ():
         own = summary[summary["model"] == model]

@@ -47,9 +47,16 @@ def choose(cells: pd.DataFrame, paper: pd.DataFrame | None = None) -> pd.DataFra
 def by_model(
     cells: pd.DataFrame, metric: str, series: str, phase: str, order: Sequence[str]
 ) -> pd.DataFrame:
-    """Repetitions summarised: index `order` (models), columns value, low, high, num; absent NaN."""
+    """Repetitions summarised: index `order` (models), columns value, low, high, num; absent NaN.
+
+    Intervals are those in which the models of one series may differ.
+    """
     own = cells[(cells["series"] == series) & (cells["phase"] == phase)]
-    summary = runs.summarise(own, metric).drop_duplicates("model").set_index("model")
+    summary = (
+        runs.summarise(runs.without_common_error(own), metric)
+        .drop_duplicates("model")
+        .set_index("model")
+    )
     return summary.reindex(list(order))[["value", "low", "high", "num"]].astype(float)
 
 

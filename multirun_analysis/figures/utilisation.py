@@ -205,7 +205,7 @@ def _describe(axes: Axes, group: Group, label: str, is_first: bool) -> None:
         axes.set_ylabel(style.label(f"power/mean_{group.component}_w"))
     if group.is_modelled:
         axes.text(
-            0.02, 0.97, "a straight line by construction:\nthe model is TDP × utilisation",
+            0.02, 0.97, "modelled as TDP × utilisation:\nit follows by construction",
             transform=axes.transAxes, va="top", fontsize=7.5, color=style.WARNING,
         )  # fmt: skip
 

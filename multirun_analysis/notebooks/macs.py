@@ -23,7 +23,8 @@ publish.opening(loaded)
 # **How to read it.** Both axes are logarithmic; numbers name the models. ρ is Spearman's and r
 # Pearson's coefficient of the plain numbers, each with its 95 % bootstrap interval. Intervals that
 # overlap do not say that two predictors are equally good, for they share the models: the claims
-# page tests their difference. Bars at the points are the energies' own 95 % intervals.
+# page tests their difference. Bars at the points are the energies' own 95 % intervals; where all
+# energy is modelled there is none, for the model's error is one factor on all of them.
 
 # %%
 publish.figure(
