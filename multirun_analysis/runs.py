@@ -224,7 +224,7 @@ def _derive(frame: DataFrame) -> DataFrame:
     modelled = np.array([source.str.startswith("modelled") for source in sources], dtype=bool)
     names = np.array(COMPONENTS)
     frame["modelled"] = ["+".join(names[of_cell]) for of_cell in modelled.T]
-    frame["is_modelled"] = modelled.any(axis=0)
+    frame["is_modelled"] = frame["modelled"] != ""
     frame["time/per_sample_s"] = column(frame, "time/active_s") / samples
     measured = {
         c: frame[f"source_{c}"].str.startswith("measured")
