@@ -3,15 +3,21 @@
 The quick tests compose each command and look its make targets up; `make test-slow` runs them all.
 """
 
+import argparse
 import csv
 import re
 import shlex
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, CommandLine
+from pandas import DataFrame
 from test_command import QUICK
+
+from multirun_analysis import __main__ as front_door
+from multirun_analysis import claims, export, reference
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
@@ -26,6 +32,7 @@ GREENLAB = [command for command in COMMANDS if command.startswith("python -m gre
 MODELS = [command for command in COMMANDS if command.startswith("python -m greenlab.models")]
 SELFTEST = [command for command in COMMANDS if command.startswith("python -m greenlab.selftest")]
 POWER_LIMITS = next(command for command in COMMANDS if "hardware.power_limit_w=" in command)
+ANALYSIS = [c for c in COMMANDS if c.startswith("python -m multirun_analysis")]
 MAKE = [command for command in COMMANDS if command.startswith("make ")]
 
 
@@ -39,7 +46,7 @@ def write_own_options(folder: Path) -> None:
 
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
-    others = [c for c in COMMANDS if c not in {*GREENLAB, *MODELS, *SELFTEST, *MAKE}]
+    others = [c for c in COMMANDS if c not in {*GREENLAB, *MODELS, *SELFTEST, *ANALYSIS, *MAKE}]
     assert others == [
         "source .venv/bin/activate",
         "python -m greenlab",
@@ -167,3 +174,60 @@ def test_every_command_runs(greenlab: CommandLine, command: str) -> None:
     shorter = [s for s in QUICK if s.split("=")[0] not in " ".join(arguments)]
     result = greenlab(*arguments, *(shorter if "--help" not in arguments else ()), timeout_s=1400)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+CLAIMED = {
+    "training takes three times": ("training_3x_inference", "both"),
+    "durations of training and": ("durations_correlate", "both"),
+    "training energy follows MACs,": ("macs_predict_energy", "train"),
+    "training energy follows MACs per": ("macs_per_parameter_predict_energy", "train"),
+    "MACs per parameter do it better": ("macs_per_parameter_better_than_macs", "train"),
+    "many models infer": ("inference_below_limit", "inference"),
+}
+
+
+def test_the_papers_own_ledger_is_what_the_analysis_makes_of_its_data() -> None:
+    findings = claims.ledger(claims.examine(reference.paper_hc3(), DataFrame()))
+    for beginning, (claim, phase) in CLAIMED.items():
+        [line] = [line for line in README.splitlines() if line.startswith(f"| {beginning}")]
+        *_, value, interval, verdict, _ = line.split("|")
+        [found] = findings[(findings["claim"] == claim) & (findings["phase"] == phase)].to_dict(
+            "records"
+        )
+        shown = [value.split()[0], *interval.replace("−", "-").split(" to ")]
+        for text, column in zip(shown, ("value", "low", "high"), strict=True):
+            digits = len(text.strip().partition(".")[2])
+            assert float(text) == pytest.approx(found[column], abs=0.51 * 10**-digits), line
+        assert verdict.strip().startswith(found["verdict"]), line
+
+
+@pytest.mark.parametrize("command", ANALYSIS)
+def test_every_analysis_command_is_understood(
+    command: str, greenlab: CommandLine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As far as a store without those sweeps goes: it says which there are."""
+    arguments = shlex.split(command)[3:]
+    uri = f"sqlite:///{greenlab.folder / 'mlflow.db'}"
+    assert front_door.main([*arguments, "--tracking-uri", uri]) == 2
+    assert "greenlab" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [c for c in MAKE if c.startswith("make analysis")])
+def test_every_choice_of_make_analysis_reaches_the_export(command: str) -> None:
+    given = dict(word.split("=", 1) for word in shlex.split(command)[2:])
+    planned = subprocess.run(
+        ["make", "-n", *shlex.split(command)[1:]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    words = planned.partition("-m multirun_analysis export")[2].replace("\\\n", " ")
+    parser = argparse.ArgumentParser()
+    export.add_arguments(parser)
+    found = vars(parser.parse_args(shlex.split(words)))
+    names = {"SWEEP": "sweep", "AGAINST": "against", "ANALYSIS": "only"}
+    assert {name: found[key] for name, key in names.items()} == {
+        name: given.get(name) for name in names
+    }
+    assert found["log"] == ("LOG" in given)
