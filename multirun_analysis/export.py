@@ -215,6 +215,10 @@ def _line(section: Section) -> str:
 
 
 def _write(sections: Sequence[Section], runs: Runs, parameters: Parameters, folder: Path) -> None:
+    tables = folder / "tables"
+    tables.mkdir(exist_ok=True)
+    for name in ("cells", "epochs", "left_out"):
+        getattr(runs, name).to_csv(tables / f"all_{name}.csv", index=False)
     for section in sections:
         page = pages.notebook_page(section, runs, parameters)
         (folder / f"{section.executed.name}.html").write_text(page, encoding="utf-8")

@@ -85,12 +85,17 @@ def index_page(
         ),
         "",
     )
+    files = ", ".join(
+        f'<a href="{path.relative_to(folder)}">{path.name}</a>'
+        for path in sorted(folder.glob("tables/all_*.csv"))
+    )
     body = (
         f'<header><p class="kicker">energy analysis</p><h1>{_escaped(runs.name)}</h1>'
         f"{publish.facts_html(runs)}</header>"
         f"<nav>{contents}</nav><main>{_claims(findings, teller)}"
         + "".join(_section(section, folder) for section in sections)
-        + f"</main><footer>{publish.remarks_html(runs)}</footer>"
+        + f"</main><footer>{publish.remarks_html(runs)}<p>All numbers behind these pages: {files}."
+        "</p></footer>"
     )
     return _page(f"{runs.name}: energy analysis", body)
 

@@ -104,12 +104,16 @@ class Comparison:
 
 
 def _paired(*columns: npt.ArrayLike) -> list[Floats]:
-    """Leave out the positions at which any column is absent or infinite."""
+    """Leave out the positions at which any column is absent or infinite, and sort the others.
+
+    Sorted, so that the same values in another order have the same bootstrap.
+    """
     arrays = [np.asarray(column, dtype=float).ravel() for column in columns]
     if len({len(array) for array in arrays}) > 1:
         raise ValueError("columns that belong together differ in length")
-    kept = np.all([np.isfinite(array) for array in arrays], axis=0)
-    return [array[kept] for array in arrays]
+    kept = np.flatnonzero(np.all([np.isfinite(array) for array in arrays], axis=0))
+    order = kept[np.lexsort([array[kept] for array in arrays[::-1]])]
+    return [array[order] for array in arrays]
 
 
 def _resamples(num: int, seed: int) -> npt.NDArray[np.intp]:

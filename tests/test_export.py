@@ -133,6 +133,7 @@ def test_figures_tables_and_findings_lie_beside_the_pages(exported: Place) -> No
     assert found == {
         *("index.html", "macs.html", "broken.html", "learning.html"),
         *("figures/joules.png", "figures/joules.svg", "tables/cells.csv"),
+        *("tables/all_cells.csv", "tables/all_epochs.csv", "tables/all_left_out.csv"),
         *("claims.json", "manifest.json"),
     }
     # The golden record's net energy: 2,850 J measured, and DRAM by a model.

@@ -50,6 +50,9 @@ def cell(**changes: object) -> dict[str, object]:
         "machine": "a",
         "modelled": "",
         "is_modelled": False,
+        "source_gpu": "measured:nvml",
+        "source_cpu": "absent",
+        "source_dram": "absent",
         "repetition": 0,
         "series": "a",
         "energy/gross_j": 40.0,
@@ -121,7 +124,8 @@ def modelled(series: str = "b, ~modelled cpu") -> pd.DataFrame:
     """A machine without a GPU, its CPU power a model's."""
     absent = {f"power/{name}_gpu_w": np.nan for name in ("mean", "idle", "limit")}
     absent |= {"utilisation/gpu_percent": np.nan, "utilisation/gpu_memory_used_bytes": np.nan}
-    frame = sweep(series, faster=0.1, modelled="cpu", is_modelled=True, **absent)
+    sources = {"source_gpu": "absent", "source_cpu": "modelled:tdp"}
+    frame = sweep(series, faster=0.1, modelled="cpu", is_modelled=True, **sources, **absent)
     percent = np.linspace(10, 90, len(frame))
     return frame.assign(
         **{

@@ -146,7 +146,7 @@ def test_number_of_models_that_would_decide() -> None:
     assert statistics.num_needed(0.8, 0.9) == 60
     assert statistics.num_needed(0.8, 0.8) is None
     assert statistics.num_needed(math.nan, 0.8) is None
-    assert statistics.num_needed(1.0, 0.8) == 4
+    assert statistics.num_needed(1.0, 0.8) == 6
 
 
 # ------------------------------------------------------------------------------ means
@@ -447,3 +447,13 @@ def test_a_line_that_is_exactly_straight_does_not_bend() -> None:
     x = np.array([20.0, 40, 60, 80, 100])
 
     assert statistics.bend(x, 0.5 * x + 10).p_value == 1
+
+
+def test_the_order_of_the_models_changes_no_interval() -> None:
+    random = np.random.default_rng(3)
+    x, y = random.standard_normal((2, 12))
+    other = random.permutation(12)
+
+    for of in (statistics.pearson, statistics.spearman):
+        assert astuple(of(x, y)) == pytest.approx(astuple(of(x[other], y[other])))
+    assert statistics.median(x) == statistics.median(x[other])

@@ -143,7 +143,7 @@ def _finish(left: Axes, right: Axes, shown: pd.DataFrame, models: list[str]) -> 
     right.axvline(RULE_OF_THUMB, color=style.DARK, linestyle="--", linewidth=0.9)
     right.annotate(
         "3, the paper's rule", (RULE_OF_THUMB, 1), xycoords=("data", "axes fraction"),
-        xytext=(3, -2), textcoords="offset points", va="top", fontsize=7.5, color=style.DARK,
+        xytext=(0, 3), textcoords="offset points", ha="center", fontsize=7.5, color=style.DARK,
     )  # fmt: skip
     right.set_xlim(0, max(1.1 * np.nanmax([*shown["ratio"], *shown["ratio_high"], 3.5]), 4.0))
     right.set_xlabel("training time / inference time")

@@ -5,6 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from multirun_analysis import runs, style
@@ -228,6 +229,8 @@ def draw_uncertainty(cells: pd.DataFrame) -> Figure:
         if found[name].max() > LOG_FROM_SPAN * found[name].min() > 0:
             axes.set_xscale("log")
             style.plain_log(axes.xaxis)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.axhline(100, color=style.WARNING, linestyle="--", linewidth=0.9)
         axes.margins(0.08, 0.08)
     style.plain_log(panels[0].yaxis)
