@@ -542,8 +542,12 @@ def _limits(record: Record) -> dict[str, float]:
     limits_w = [measured.trace.power_limits_w.get(part, []) for part in parts]
     if parts and all(len(in_force) == 1 for in_force in limits_w):
         named["power/limit_gpu_w"] = sum(watts for [watts] in limits_w)
-    if (tdp_w := record.cell.config["hardware"].get("tdp_w", {}).get("cpu")) is not None:
-        named["power/tdp_cpu_w"] = tdp_w
+    hardware = record.cell.config["hardware"]
+    tdp_w = hardware.get("tdp_w", {})
+    if tdp_w.get("cpu") is not None:
+        named["power/tdp_cpu_w"] = tdp_w["cpu"] * (hardware.get("socket_share_fraction") or 1)
+    if tdp_w.get("gpu") is not None:
+        named["power/tdp_gpu_w"] = tdp_w["gpu"]
     return named
 
 

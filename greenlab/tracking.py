@@ -5,6 +5,7 @@ nothing: a run is found by its `greenlab.uid`, equal values are kept once, files
 """
 
 import contextlib
+import json
 import logging
 import os
 import shutil
@@ -462,6 +463,7 @@ def _tags(record: Record) -> dict[str, str]:
     if record.measurement is not None:
         tags["greenlab.coverage"] = record.measurement.coverage
         tags["greenlab.modelled"] = "+".join(record.measurement.modelled_components)
+        tags["greenlab.meters"] = json.dumps(_meters(record), sort_keys=True)
         tags |= {
             f"energy_source.{source.component}": source.provenance
             for source in record.measurement.sources
@@ -469,6 +471,18 @@ def _tags(record: Record) -> dict[str, str]:
     if record.failure is not None:
         tags["greenlab.failure"] = f"{record.failure.kind}: {record.failure.message}"
     return {key: value for key, value in tags.items() if value}
+
+
+def _meters(record: Record) -> dict[str, str]:
+    """Which devices were metered, or by which numbers modelled, and how idle was.
+
+    Cells that differ in these are no repetitions of each other.
+    """
+    told = {
+        source.component: f"{'+'.join(source.parts)}: {source.detail}" for source in record.sources
+    }
+    idle = record.cell.config.get("idle", {})
+    return told | {f"idle.{name}": f"{value}" for name, value in idle.items()}
 
 
 def _metrics(record: Record, timestamp_ms: int) -> list[Any]:

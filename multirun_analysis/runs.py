@@ -22,7 +22,7 @@ from multirun_analysis import statistics, stores
 from multirun_analysis.stores import Source, Table
 
 ALL = "all"
-NEWEST = "newest"
+NEWEST, PREVIOUS = "newest", "previous"
 PAPER_BATCH_SIZE = 128
 COMPONENTS = ("gpu", "cpu", "dram")
 FACTORS = ("model", "hardware", "phase", "dataset", "device")
@@ -38,7 +38,9 @@ TEXTS = {
     "signature": "greenlab.signature",
     "cell": "greenlab.cell",
     "work": "greenlab.work",
+    "meters": "greenlab.meters",
     "commit": "greenlab.commit",
+    "torch": "version.torch",
     "failure": "greenlab.failure",
     **{f"source_{component}": f"energy_source.{component}" for component in COMPONENTS},
 }
@@ -59,6 +61,8 @@ class Runs:
     experiment: str
     sweep_names: tuple[str, ...]
     """The newest first."""
+    is_whole: bool
+    """Whether all of the experiment was asked for, cells run alone included."""
     where: str
     """What was asked of the cells besides; empty where nothing was."""
     cells: DataFrame
@@ -71,7 +75,9 @@ class Runs:
     @property
     def name(self) -> str:
         """For titles and folders: the sweep's name, or the experiment's where there are several."""
-        return self.sweep_names[0] if len(self.sweep_names) == 1 else f"{self.experiment}-all"
+        if self.is_whole or not self.sweep_names:
+            return f"{self.experiment}-all"
+        return ",".join(self.sweep_names)
 
     @property
     def epochs(self) -> DataFrame:
@@ -93,14 +99,43 @@ class Runs:
         for reason, group in self.left_out.groupby("reason", sort=False):
             names = ", ".join(group["name"].head(5)) + (", …" if len(group) > 5 else "")
             told.append(f"{len(group)} left out, {reason}: {names}.")
-        running = self.sweeps.loc[self.sweeps["status"] == "RUNNING", "sweep"]
-        told += [f"Sweep {name} is still running: more cells may come." for name in running]
+        told += self._unfinished
+        num_sizes = self.cells["batch_size"].nunique() if len(self.cells) else 0
+        if num_sizes > 1:
+            told.append(
+                f"Of {num_sizes} batch sizes, figures that compare models take the one at which "
+                "most were run, and name it; the others are on the page of batch sizes."
+            )
+        for name, what in (("commit", "greenlab"), ("torch", "torch")):
+            found = sorted(filter(None, self.cells[name].unique())) if len(self.cells) else []
+            if len(found) > 1:
+                told.append(
+                    f"These cells are of {len(found)} versions of {what} ({', '.join(found)}), "
+                    "which are pooled all the same."
+                )
         series = self.cells["series"].unique().tolist() if len(self.cells) else []
         if len(series) > 1:
             told.append(
                 f"{len(series)} series that are never pooled, for they differ in machine, sources "
                 f"or settings: {'; '.join(series)}."
             )
+        return told
+
+    @property
+    def _unfinished(self) -> list[str]:
+        """Sweeps of which cells are missing, and whether they may come yet."""
+        told = []
+        for sweep in self.sweeps.to_dict("records"):
+            ended = pd.concat([self.cells, self.left_out])
+            num = int((ended["sweep"] == sweep["sweep"]).sum()) if len(ended) else 0
+            if sweep["status"] == "RUNNING":
+                told.append(f"Sweep {sweep['sweep']} is still running: more cells may come.")
+            elif not self.where and num < sweep["num_runs"]:
+                told.append(
+                    f"Sweep {sweep['sweep']} ended before its time: {num:,} of "
+                    f"{sweep['num_runs']:,.0f} cells are here (resume={sweep['sweep']} measures "
+                    "the others)."
+                )
         return told
 
 
@@ -115,8 +150,8 @@ def load(
     Args:
         tracking_uri: default: $MLFLOW_TRACKING_URI, else mlflow.db in the working directory.
         experiment: its name.
-        sweep: a sweep's name, several with commas between them, `all` for every cell of the
-            experiment, cells run alone included; default: the newest sweep.
+        sweep: a sweep's name, several with commas between them, `newest`, `previous`, or `all` for
+            every cell of the experiment, cells run alone included; default: the newest sweep.
         where: only cells of which this holds, in the words of `DataFrame.query`, with metrics in
             backticks: "model == 'lenet' and `energy/net_j` > 5"; default: all.
 
@@ -137,6 +172,7 @@ def load(
         source=source,
         experiment=experiment,
         sweep_names=tuple(names),
+        is_whole=sweep == ALL,
         where=where or "",
         cells=cells,
         left_out=left_out.reindex(columns=outside).reset_index(drop=True),
@@ -152,9 +188,9 @@ def _chosen(known: Sequence[str], wanted: str | None, experiment: str) -> list[s
     """
     if wanted == ALL:
         return list(known)
-    if wanted in (None, NEWEST):
+    if wanted is None or wanted == NEWEST:
         return list(known[:1])
-    names = str(wanted).split(",")
+    names = [known[1] if one == PREVIOUS and len(known) > 1 else one for one in wanted.split(",")]
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or list(known[:3])
@@ -174,6 +210,8 @@ def _matching(frame: DataFrame, where: str | None) -> DataFrame:
     """
     if not where:
         return frame
+    if "@" in where or "__" in where:
+        raise GreenlabError(f"where={where}: a condition on columns has neither @ nor __")
     try:
         holds = frame.eval(where)
         if not (isinstance(holds, Series) and pd.api.types.is_bool_dtype(holds)):
@@ -226,11 +264,7 @@ def _derive(frame: DataFrame) -> DataFrame:
     frame["modelled"] = ["+".join(names[of_cell]) for of_cell in modelled.T]
     frame["is_modelled"] = frame["modelled"] != ""
     frame["time/per_sample_s"] = column(frame, "time/active_s") / samples
-    measured = {
-        c: frame[f"source_{c}"].str.startswith("measured")
-        & column(frame, f"energy/net_{c}_j").notna()
-        for c in COMPONENTS
-    }
+    measured = {c: frame[f"source_{c}"].str.startswith("measured").astype(bool) for c in COMPONENTS}
     for name, stem, join in (
         ("energy/measured_per_sample_j", "energy/net_{}_j", np.nansum),
         # Drifts of components may go together, so half-widths add up.
@@ -261,7 +295,9 @@ def _series(cells: DataFrame) -> Series:
     if cells.empty:
         return Series(dtype=str)
     facets = cells[list(OF_SERIES)].astype(object).where(cells[list(OF_SERIES)].notna(), "")
-    facets = facets.join(_settings_that_differ(cells))
+    limit_w = column(cells, "power/limit_gpu_w").round().astype(object)
+    facets["limit in force W"] = limit_w.where(limit_w.notna(), "")
+    facets = facets.join(_meters_that_differ(cells)).join(_settings_that_differ(cells))
     names = {"machine": "", "device": "", "power_limit_w": "limit W "}
     telling = [str(n) for n in facets if facets[n].nunique() > 1 and n != "machine"]
 
@@ -285,6 +321,16 @@ def _series(cells: DataFrame) -> Series:
     return Series([labels[tuple(row)] for row in facets.to_numpy()], index=cells.index)
 
 
+def _meters_that_differ(cells: DataFrame) -> DataFrame:
+    """Devices, numbers of models and idle settings, where not all cells of a machine share them."""
+    flat = DataFrame(
+        {text: json.loads(text) if text else {} for text in cells["meters"].unique()}, dtype=object
+    ).T.reindex(cells["meters"])
+    flat.index = cells.index
+    flat = flat.fillna("").astype(str)
+    return flat[[name for name in flat if flat[name].nunique() > 1]]
+
+
 def _short(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
@@ -293,7 +339,8 @@ def _settings_that_differ(cells: DataFrame) -> DataFrame:
     """Settings of the work, besides model, batch size and phase, that not all cells share.
 
     Those of the data set over all cells, those of a phase over the cells of that phase, those of
-    a model over the cells of that model: only there do they tell two cells apart.
+    a model over the cells of that model: only there do they tell two cells apart. What most cells
+    of a phase or a model have is not told, so that these stay one series with the others.
     """
     flat = DataFrame(
         {text: flatten(_settings(text)) for text in cells["work"].unique()}, dtype=object
@@ -308,9 +355,11 @@ def _settings_that_differ(cells: DataFrame) -> DataFrame:
     for name in flat.columns if len(flat.columns) else ():
         if (group := str(name).partition(".")[0]) in within and name != "phase.kind":
             values = flat[name].fillna("").map(str)
-            if (values.groupby(within[group]()).nunique() > 1).any():
-                differing = values.groupby(within[group]()).transform("nunique") > 1
-                found[str(name)] = values.where(differing, "")
+            by = values.groupby(within[group]())
+            if (by.nunique() > 1).any():
+                usual = by.transform(lambda own: own.value_counts(sort=False).idxmax())
+                is_odd = values != usual if group != "dataset" else Series(True, index=cells.index)
+                found[str(name)] = values.where(is_odd, "")
     if "dataset" in cells and cells["dataset"].nunique() > 1:
         found["dataset"] = cells["dataset"]
     return found

@@ -27,6 +27,7 @@ NOT_PER_CELL = ("trace/", "epoch/")
 """Metrics with many values per cell."""
 EPOCH_METRICS = ("net_j", "gross_j", "active_s", "loss", "accuracy")
 UNUSED_TAGS = ("mlflow.", "version.")
+USED_TAG = "version.torch"
 PAGE = 1000
 ROWS_AT_ONCE = 100_000
 
@@ -148,7 +149,8 @@ class Database:
             sweeps,
         )
         runs = _runs(found)
-        texts = " AND ".join(f"m.{{key}} NOT LIKE '{prefix}%'" for prefix in UNUSED_TAGS)
+        unused = " AND ".join(f"m.{{key}} NOT LIKE '{prefix}%'" for prefix in UNUSED_TAGS)
+        texts = f"(m.{{key}} = '{USED_TAG}' OR ({unused}))"
         params = self._selected("SELECT m.run_uuid, m.{key}, m.value FROM params m", kind, sweeps)
         tags = self._selected(
             "SELECT m.run_uuid, m.{key}, m.value FROM tags m", kind, sweeps, texts
@@ -218,6 +220,9 @@ class Server:
         if sweeps is None:
             return self._table("cell", "")
         found = [self._table("cell", f" and tags.`greenlab.sweep` = '{name}'") for name in sweeps]
+        if not found:
+            nothing = _wide([], _runs([]).index, object)
+            return Table(runs=_runs([]), params=nothing, tags=nothing, metrics=nothing)
         if len(found) == 1:
             return found[0]
         return Table(
@@ -262,7 +267,7 @@ class Server:
         def rows(name: str, unused: Sequence[str] = ()) -> Iterator[tuple[str, str, Any]]:
             for one in found:
                 for key, value in getattr(one.data, name).items():
-                    if not key.startswith(tuple(unused)):
+                    if key == USED_TAG or not key.startswith(tuple(unused)):
                         yield one.info.run_id, key, value
 
         return Table(
@@ -331,6 +336,10 @@ def _long_to_epochs(rows: Iterable[tuple[str, int, str, float]]) -> DataFrame:
 def _sweeps(table: Table) -> DataFrame:
     frame = table.runs.join(table.metrics)
     frame["sweep"] = table.tags.get("greenlab.sweep", pd.Series("", index=frame.index))
-    frame["num_cells"] = pd.to_numeric(table.tags.get("greenlab.num_cells", pd.Series(dtype=str)))
+    num_cells = pd.to_numeric(table.tags.get("greenlab.num_cells", pd.Series(dtype=str)))
+    repetitions = table.tags.get("greenlab.repetitions", pd.Series(dtype=str))
+    frame["num_cells"] = num_cells.astype(float)
+    # As many as it takes (`auto`) is at least one each.
+    frame["num_runs"] = num_cells * pd.to_numeric(repetitions, errors="coerce").fillna(1)
     frame = frame.sort_values("started_at_s", ascending=False, kind="stable")
     return frame.drop(columns="name").reset_index(names="run_id")
