@@ -348,7 +348,7 @@ def _judge(claim: Claim, estimate: Estimate) -> tuple[str, str, str]:
     if estimate.num < claim.min_num:
         return (
             NOT_DECIDABLE,
-            f"{estimate.num} {things} have what it needs, fewer than {claim.min_num}",
+            f"only {estimate.num} of the {things} have what it needs; {claim.min_num} are needed",
             claim.needs,
         )
     if not math.isfinite(estimate.low + estimate.high):

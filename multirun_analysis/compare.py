@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RATIO",
         help="exit 1 where B is significantly worse than RATIO times A, 2 where none can tell",
     )
+    parser.add_argument("--where", help="some cells of both: \"model == 'lenet'\"")
     parser.add_argument("--series-a", help="which of A's series, where it has several")
     parser.add_argument("--series-b", help="which of B's series, where it has several")
     parser.add_argument("--tracking-uri", help="default: $MLFLOW_TRACKING_URI, else ./mlflow.db")
@@ -130,7 +131,7 @@ def earlier_sweep(found: Runs) -> str:
             return str(name)
     raise NothingToShow(
         "A comparison needs an earlier sweep of the same work. Run the same command again, after "
-        "the change that is to be judged, with repetition=1,2,3 both times; or name any sweep with "
+        "the change that is to be judged, with repetitions=3 both times; or name any sweep with "
         "AGAINST="
     )
 
@@ -158,8 +159,11 @@ def _load_both(arguments: argparse.Namespace) -> tuple[DataFrame, DataFrame]:
     names = [_sweep(name, known) for name in (arguments.a, arguments.b)]
     if names[0] == names[1]:
         raise GreenlabError(f"A and B are both the sweep {names[0]}: name two sweeps")
-    a, b = (load(uri, arguments.experiment, name).cells for name in names)
-    return a, b
+    a, b = (load(uri, arguments.experiment, name, arguments.where) for name in names)
+    for side, found in (("A", a), ("B", b)):
+        for remark in found.remarks:
+            print(f"{side}: {remark}", file=sys.stderr)
+    return a.cells, b.cells
 
 
 def _sweep(name: str, known: Sequence[str]) -> str:
@@ -225,10 +229,20 @@ def _gate_text(comparisons: Comparisons, gated: Gated) -> str:
     name = f"gate {gated.edge:g}, {comparisons.metric}"
     if gated.worse:
         return f"{name}: FAILED, B is worse. " + "; ".join(gated.worse)
+    if gated.num_missing:
+        return (
+            f"{name}: NOT DECIDABLE. {gated.num_missing} cells of A have no like in B (why is said "
+            "above). Measure them, or leave them out with --where"
+        )
+    if not gated.is_decidable and gated.num_tested:
+        return (
+            f"{name}: NOT DECIDABLE. All {gated.num_tested} cells with repetitions have intervals "
+            "that reach beyond the gate. Measure longer, or with more repetitions"
+        )
     if not gated.is_decidable:
         return (
             f"{name}: NOT DECIDABLE. No cell has repetitions in both sweeps, and fewer than "
-            f"{MIN_CELLS} cells have a ratio. Measure both again with repetition=1,2,3"
+            f"{MIN_CELLS} cells have a ratio that is known. Measure both again with repetitions=3"
         )
     told = f"{name}: passed, {gated.num_tested} of {len(comparisons.cells)} cells were tested."
     if gated.num_unsure:

@@ -73,6 +73,8 @@ class Comparisons:
     differences: tuple[str, ...]
     left_out: tuple[str, ...]
     modelled: str
+    num_missing: int
+    """Cells of A that are not compared."""
 
     @property
     def more_is_better(self) -> bool:
@@ -143,12 +145,16 @@ class Gated:
     """Cells with repetitions on both sides, and values above 0."""
     num_unsure: int
     """Tested cells that passed although their 95 % interval reaches beyond the gate."""
-    is_overall_tested: bool
+    is_overall_clear: bool
+    """Whether the interval of all cells together ends before the gate, or begins beyond it."""
+    num_missing: int
+    """Cells of A that B has no usable like of."""
 
     @property
     def is_decidable(self) -> bool:
-        """Whether anything could be tested at all."""
-        return self.num_tested > 0 or self.is_overall_tested
+        """Whether something was told apart from the gate, and nothing was missing."""
+        told = self.num_tested > self.num_unsure or self.is_overall_clear or bool(self.worse)
+        return told and not self.num_missing
 
 
 def compare(
@@ -179,6 +185,7 @@ def compare(
         differences=found.differences,
         left_out=found.left_out,
         modelled=found.modelled,
+        num_missing=a["work"].nunique() - len(found.pairs),
     )
 
 
@@ -239,11 +246,19 @@ def _overall(cells: Sequence[CellComparison]) -> tuple[Estimate, float]:
     logs = logs[np.isfinite(logs)]
     mean = statistics.mean(logs)
     told = len(logs) >= MIN_CELLS
-    low, high = (math.exp(mean.low), math.exp(mean.high)) if told else (math.nan, math.nan)
+    # No surer than its parts: half-widths of independent cells add in squares.
+    known = [math.log(c.ratio.high / c.ratio.low) / 2 for c in cells if c.ratio.low > 0]
+    of_cells = math.sqrt(sum(half**2 for half in known)) / max(len(logs), 1)
+    half = max(mean.high - mean.value, of_cells)
+    low, high = (_exp(mean.value - half), _exp(mean.value + half)) if told else (math.nan,) * 2
     p = math.nan
     if told:
         p = float(stats.wilcoxon(logs).pvalue) if np.abs(logs).max() > 1e-12 else 1.0
     return Estimate(value=math.exp(mean.value), low=low, high=high, num=len(logs)), p
+
+
+def _exp(value: float) -> float:
+    return math.exp(value) if value < 700 else math.inf
 
 
 def gate(comparisons: Comparisons, edge: float) -> Gated:
@@ -276,7 +291,9 @@ def gate(comparisons: Comparisons, edge: float) -> Gated:
         worse=tuple(worse),
         num_tested=int((~np.isnan(adjusted)).sum()),
         num_unsure=sum(reaching),
-        is_overall_tested=not math.isnan(overall.low),
+        is_overall_clear=(1 / overall.low if turned else overall.high) <= edge
+        or (1 / overall.high if turned else overall.low) > edge,
+        num_missing=comparisons.num_missing,
     )
 
 

@@ -20,7 +20,10 @@ BY_CONSTRUCTION = "energy is modelled as TDP × utilisation, proportional to tim
 MIN_EPOCHS = 3
 """With two, the first is half of what it is held against; our choice."""
 MIN_BATCH_SIZES = 3
-SMALL_BATCH = 16
+SMALL_BATCH = 8
+TIMES_LARGER = 16
+"""So many times the smallest batch size must the largest be: what is small costs, and what is not
+does no more."""
 LARGE_BATCH = 256
 """The largest that the paper ran."""
 ALL_MODELS = "python -m greenlab -m 'model=glob(*)' phase=train,inference"
@@ -168,10 +171,18 @@ def power_follows_utilisation(scope: Scope) -> Estimate:
 
 
 def power_of_limit(scope: Scope) -> Estimate:
-    """Median over models of the GPU's mean power as a share of its power limit."""
+    """Median over models of the GPU's mean power as a share of its TDP, or of its own limit."""
     _need_measured(scope, "gpu", WITH_A_GPU)
+    cells = scope.of(scope.phase)
     power, limit = "power/mean_gpu_w", "power/limit_gpu_w"
-    known = by_model(scope.of(scope.phase), power, limit)
+    tdp_w = runs.column(cells, "power/tdp_gpu_w")
+    if runs.column(cells, "power_limit_w").notna().any() and tdp_w.isna().any():
+        raise UndecidableError(
+            "the GPU ran under a limit that was set, which is not its TDP",
+            f"{ALL_MODELS} with hardware.tdp_w.gpu, or without hardware.power_limit_w",
+        )
+    cells = cells.assign(**{limit: tdp_w.fillna(runs.column(cells, limit))})
+    known = by_model(cells, power, limit)
     return statistics.median(known[power] / known[limit])
 
 
@@ -242,6 +253,11 @@ def smallest_batch_cost(scope: Scope) -> Estimate:
     if smallest > SMALL_BATCH:
         raise UndecidableError(
             f"the smallest batch size that was run is {smallest:g}, which is not small"
+        )
+    if (largest := float(table.columns[-1])) < TIMES_LARGER * smallest:
+        raise UndecidableError(
+            f"batch sizes from {smallest:g} to {largest:g} are too alike: the largest must be "
+            f"{TIMES_LARGER} times the smallest"
         )
     return statistics.median(table[smallest] / table.min(axis=1))
 

@@ -21,7 +21,7 @@ COMPONENTS = runs.COMPONENTS
 MACHINE = (
     *("machine", "cpu", "gpus", "hardware", "device", "power_limit_w", "coverage"),
     *(f"source_{component}" for component in COMPONENTS),
-    "commit",
+    *("meters", "power/limit_gpu_w", "commit", "torch"),
 )
 """What two sweeps may differ in and still be compared: it is what is compared."""
 MOST_NAMED = 5
@@ -185,7 +185,19 @@ def _check_energy(a: DataFrame, b: DataFrame, metric: str) -> str:
                 f"{metric}: {component} is {kinds[0]} in A and {kinds[1]} in B. A model's error "
                 f"would pass for a difference. {advice}"
             )
-    return _joined(c for c in components[0] if sides[0][c] == "modelled")
+    modelled = _joined(c for c in components[0] if sides[0][c] == "modelled")
+    constants = [
+        {_distinct(cells[name]) for name in ("machine", "meters") if name in cells}
+        for cells in (a, b)
+    ]
+    if modelled and constants[0] != constants[1]:
+        raise NotComparableError(
+            f"{metric}: {modelled} energy is modelled, on two machines or by other numbers "
+            f"({'; '.join(_differences(a, b))}), so that a ratio is of what was assumed. Compare "
+            "time, time/per_sample_s"
+            + (", or energy/measured_per_sample_j" if "measured" in sides[0].values() else "")
+        )
+    return modelled
 
 
 def _sources(cells: DataFrame) -> dict[str, str]:
@@ -218,6 +230,8 @@ def _pair(a: DataFrame, b: DataFrame, metric: str) -> Pair | str:
             f"{metric} is of different numbers of samples ({told}); compare per sample: "
             f"{'time/per_sample_s' if metric.startswith('time/') else 'energy/net_per_sample_j'}"
         )
+    if metric.startswith("task/") and a["phase"].iloc[0] != "train":
+        return f"{metric} is of weights that were not trained"
     values = [runs.column(side, metric).dropna() for side in (a, b)]
     for name, found in zip("AB", values, strict=True):
         if found.empty:

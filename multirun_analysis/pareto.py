@@ -22,7 +22,8 @@ from multirun_analysis.known_energy import MODELLED, with_known_energy
 from multirun_analysis.statistics import Estimate
 
 SHARE_OF_INFERENCE = 70 / 20
-"""Inference to training in what a model takes over its life, as the paper cites it (Sec. 3.1)."""
+"""Inference to training over a model's life: the paper cites it (Sec. 3.1) as the split of compute;
+here it is taken for that of energy."""
 AXES = {
     "training": ("training_j", "training_u95_j"),
     "inference": ("inference_per_sample_j", "inference_u95_per_sample_j"),
@@ -111,9 +112,9 @@ def inferences_at_share(
 ) -> float:
     """Count the inferences of each model at which all of theirs take `share` times all training.
 
-    Only models of which both are known count; NaN where there is none.
+    Only models of which both are known and above zero count; NaN where there is none.
     """
-    known = np.isfinite(training_j) & np.isfinite(inference_j)
+    known = (training_j > 0) & (inference_j > 0) & np.isfinite(training_j + inference_j)
     total_j = float(np.sum(inference_j[known]))
     return share * float(np.sum(training_j[known])) / total_j if total_j > 0 else math.nan
 
@@ -241,7 +242,7 @@ def break_even_table(table: pd.DataFrame) -> pd.DataFrame:
     rows: list[dict[str, object]] = []
     if table.empty:
         raise runs.NothingToShow(_NEEDS_TWO)
-    known = table.dropna(subset=["training_j", "inference_per_sample_j"])
+    known = table[(table["training_j"] > 0) & (table["inference_per_sample_j"] > 0)]
     for series, group in known.groupby("series", sort=False):
         in_order = group.sort_values("training_j", ascending=False)
         for (_, slow), (_, quick) in itertools.combinations(in_order.iterrows(), 2):
@@ -257,12 +258,30 @@ def break_even_table(table: pd.DataFrame) -> pd.DataFrame:
                     "num_inferences": value,
                     "low": low,
                     "high": high,
-                    "in_words": "pays" if found else "never pays: the other is cheaper in both",
+                    "in_words": _in_words(found, cost_of(slow), cost_of(quick)),
                 }
             )
     if not rows:
         raise runs.NothingToShow(_NEEDS_TWO)
     return pd.DataFrame(rows)
+
+
+def _in_words(found: Estimate | None, slow: Cost, quick: Cost) -> str:
+    """What a break-even comes to, no surer than the energies are."""
+    if found is not None:
+        if not math.isfinite(found.low + found.high):
+            return "may pay, may never: the energies are not known well enough"
+        return "pays"
+    extra_j = slow.training_j - quick.training_j
+    lost_j = slow.inference_j - quick.inference_j
+    is_sure = extra_j > math.hypot(
+        slow.training_u95_j, quick.training_u95_j
+    ) and lost_j > math.hypot(slow.inference_u95_j, quick.inference_u95_j)
+    return (
+        "never pays: the other is cheaper in both"
+        if is_sure
+        else "no saving found; the energies are not known well enough to say never"
+    )
 
 
 def recommend(table: pd.DataFrame, axis: str = "combined") -> str:
@@ -278,7 +297,7 @@ def recommend(table: pd.DataFrame, axis: str = "combined") -> str:
 
 def _recommend_one(table: pd.DataFrame, axis: str) -> str:
     energy, energy_u95 = AXES[axis]
-    known = table.dropna(subset=["accuracy", energy])
+    known = table[table["accuracy"].notna() & (table[energy] > 0)]
     if len(known) < 2:
         return (
             "accuracy and energy are known of fewer than two models, so that none can be "
@@ -290,6 +309,8 @@ def _recommend_one(table: pd.DataFrame, axis: str) -> str:
     choice = as_good.iloc[int(as_good[energy].argmin())]
     said = f"{choice['model']} ({_accuracy(choice)}, {_of(choice, axis)})"
     caveat = " Its energy is ~modelled: TDP × utilisation." if _is_modelled(table) else ""
+    if out := table.loc[table[energy] <= 0, "model"].tolist():
+        caveat += f" Left out, for their net energy is not above zero: {', '.join(out)}."
     if math.isnan(best["accuracy_u95"]):
         caveat += " How sure accuracy is, these runs do not say; it is taken at its value."
     if choice.name == best.name:

@@ -175,9 +175,20 @@ def _correlation(x: Floats, y: Floats, *, ranked: bool, seed: int) -> Estimate:
 def pearson(x: npt.ArrayLike, y: npt.ArrayLike, *, seed: int = 0) -> Estimate:
     """Pearson's r, with the percentile interval of a pairs bootstrap (Efron 1979).
 
-    NaN where x or y is constant; NaN bounds for fewer than 6 pairs.
+    Near 1 that is too narrow for few pairs, so that it spans Fisher's interval (1921), tanh(atanh r
+    ± 1.96 / √(n − 3)), too. NaN where x or y is constant; NaN bounds for fewer than 6 pairs.
     """
-    return _correlation(*_paired(x, y), ranked=False, seed=seed)
+    drawn = _correlation(*_paired(x, y), ranked=False, seed=seed)
+    if math.isnan(drawn.low) or abs(drawn.value) == 1:
+        return drawn
+    z, half = (
+        math.atanh(drawn.value),
+        stats.norm.ppf((1 + CONFIDENCE) / 2) / math.sqrt(drawn.num - 3),
+    )
+    fisher = Estimate(
+        value=drawn.value, low=math.tanh(z - half), high=math.tanh(z + half), num=drawn.num
+    )
+    return _spanning(drawn, fisher)
 
 
 def spearman(x: npt.ArrayLike, y: npt.ArrayLike, *, seed: int = 0) -> Estimate:
@@ -220,20 +231,24 @@ def median(values: npt.ArrayLike, *, seed: int = 0) -> Estimate:
     return _percentile(value, np.median(kept[_resamples(num, seed)], axis=1), num)
 
 
-def variation(values: npt.ArrayLike, *, seed: int = 0) -> Estimate:
-    """Coefficient of variation (standard deviation over mean) with a bootstrap interval.
+def variation(values: npt.ArrayLike) -> Estimate:
+    """Coefficient of variation (standard deviation over mean), with its interval.
 
-    NaN bounds for fewer than 4 values.
+    That of values whose logarithms are normal: √(exp σ² − 1), with σ² between (n − 1)·s² over the
+    quantiles of χ². A bootstrap of a standard deviation is too narrow for so few values. NaN bounds
+    for fewer than 4 values, NaN where one is not above zero.
     """
     (kept,) = _paired(values)
     num = len(kept)
-    if num < 2 or kept.mean() == 0:
+    if num < 2 or kept.min() <= 0:
         return Estimate(value=math.nan, low=math.nan, high=math.nan, num=num)
     value = float(kept.std(ddof=1) / kept.mean())
-    if num < MIN_FOR_BOOTSTRAP:
-        return Estimate(value=value, low=math.nan, high=math.nan, num=num)
-    drawn = kept[_resamples(num, seed)]
-    return _percentile(value, drawn.std(axis=1, ddof=1) / drawn.mean(axis=1), num)
+    low = high = math.nan
+    if num >= MIN_FOR_BOOTSTRAP:
+        squares = float(np.log(kept).var(ddof=1)) * (num - 1)
+        edges = stats.chi2.ppf([(1 + CONFIDENCE) / 2, (1 - CONFIDENCE) / 2], num - 1)
+        low, high = np.sqrt(np.expm1(squares / edges)).tolist()
+    return Estimate(value=value, low=min(low, value), high=max(high, value), num=num)
 
 
 # ------------------------------------------------------------------------------ means and tests

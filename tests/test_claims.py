@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import cache
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -84,7 +85,7 @@ def test_five_models_decide_nothing() -> None:
     of_models = [one for one in claims.CLAIMS if not one.id.startswith("first_epoch")]
     findings = claims.examine(table, epochs(table, plan), of_models)
     assert {finding.verdict for finding in findings} == {NOT_DECIDABLE}
-    assert all("fewer than 6" in finding.reason for finding in findings)
+    assert all("6 are needed" in finding.reason for finding in findings)
     assert all("python -m greenlab" in finding.would_decide for finding in findings)
 
 
@@ -203,9 +204,21 @@ def test_variation_is_the_standard_deviation_over_the_mean() -> None:
     found = statistics.variation([1.0, 2, 3, 4])
 
     assert found.value == pytest.approx(0.5164, abs=1e-4)
-    assert found.low < found.value < found.high
+    # Squares of the logarithms add up to 1.0842; χ² with 3 degrees: 9.3484 and 0.2158.
+    assert (found.low, found.high) == pytest.approx((0.3507, 12.29), rel=1e-3)
     assert math.isnan(statistics.variation([1.0, 2, 3]).low)
     assert math.isnan(statistics.variation([1.0]).value)
+
+
+# What is wrong at the edge is so in 2.5 % of samples: here values vary by exactly 0.2.
+def test_values_that_vary_too_much_are_seldom_called_equal() -> None:
+    random = np.random.default_rng(0)
+    spread = math.sqrt(math.log(1 + 0.2**2))
+    samples = np.exp(spread * random.standard_normal((2000, 8)))
+
+    called_equal = sum(statistics.variation(one).high < 0.2 for one in samples)
+
+    assert called_equal / 2000 == pytest.approx(0.025, abs=0.012)
 
 
 # ------------------------------------------------------------------------- the paper's own

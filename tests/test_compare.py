@@ -339,7 +339,7 @@ def test_where_more_is_better_less_fails_the_gate() -> None:
 def test_single_runs_are_gated_together() -> None:
     a, b = sweep(0, num=1), sweep(1, num=1, factor=1.2)
     gated = contrast.gate(contrast.compare(a, b, J), 1.05)
-    assert (gated.num_tested, gated.is_overall_tested) == (0, True)
+    assert (gated.num_tested, gated.is_overall_clear) == (0, True)
     assert len(gated.worse) == 1
 
 

@@ -508,7 +508,10 @@ def test_joules_per_point_has_a_gap_where_accuracy_did_not_rise() -> None:
 def test_missing_accuracy_leaves_loss_and_energy() -> None:
     cells = sweep(phases=["train"])
     drawn = learning.draw(epochs_of(cells).assign(**{"epoch/accuracy": np.nan}), cells)
-    assert [axes.get_ylabel() for axes in drawn.axes] == ["loss", "cumulative\nnet energy (J)"]
+    assert [axes.get_ylabel() for axes in drawn.axes] == [
+        "training\nloss",
+        "cumulative\nnet energy (J)",
+    ]
 
 
 def test_one_epoch_is_no_learning_curve() -> None:

@@ -63,7 +63,21 @@ def test_a_correlation_s_interval_agrees_with_scipy_s_bootstrap() -> None:
         rng=np.random.default_rng(5),
     ).confidence_interval
     ours = statistics.pearson(x, y)
-    assert bounds(ours) == pytest.approx((theirs.low, theirs.high), abs=0.03)
+    z, half = math.atanh(ours.value), 1.959964 / math.sqrt(27)  # and Fisher's interval
+    expected = (min(theirs.low, math.tanh(z - half)), max(theirs.high, math.tanh(z + half)))
+    assert bounds(ours) == pytest.approx(expected, abs=0.03)
+
+
+# A line with normal scatter, r = 0.97: said to be above 0.97 in about 2.5 % of samples, not 9 %.
+def test_a_correlation_near_one_is_not_too_sure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "NUM_RESAMPLES", 300)
+    random = np.random.default_rng(0)
+    x = random.standard_normal((600, 10))
+    y = 0.97 * x + math.sqrt(1 - 0.97**2) * random.standard_normal((600, 10))
+
+    too_sure = sum(statistics.pearson(a, b).low > 0.97 for a, b in zip(x, y, strict=True))
+
+    assert too_sure / 600 < 0.04
 
 
 def test_the_same_data_give_the_same_interval_and_another_seed_nearly_so() -> None:

@@ -16,8 +16,8 @@ from multirun_analysis.figures import parts
 
 TRAINING = "python -m greenlab -m 'model=glob(*)' phase=train phase.epochs=10"
 PANELS = {
-    "loss": "loss",
-    "accuracy": "accuracy (0–1)",
+    "loss": "training\nloss",
+    "accuracy": "training\naccuracy (0–1)",
     "cumulative_j": "cumulative\nnet energy",
     "j_per_point": "energy per percentage\npoint gained",
 }

@@ -40,7 +40,8 @@ for axis, words in figures.LABELS.items():
 
 # %% [markdown]
 # The number of inferences is that at which inference takes 70 parts of energy to 20 of training,
-# summed over the models: the share of a model's life that the paper cites (Sec. 3.1).
+# summed over the models. The paper cites 20 : 70 as the split of compute (Sec. 3.1); here it is
+# taken for that of energy. Models whose energy is not above zero are left out of advice.
 
 # %%
 publish.table(
