@@ -72,8 +72,7 @@ def main(arguments: argparse.Namespace, notebooks: Path = NOTEBOOKS) -> int:
     )
     _refuse_empty(runs)
     _refuse_unknown_against(runs, arguments.against)
-    everything = arguments.sweep == mlflow_runs.ALL
-    sweep = mlflow_runs.ALL if everything else ",".join(runs.sweep_names)
+    sweep = mlflow_runs.ALL if runs.is_whole else ",".join(runs.sweep_names)
     parameters = Parameters(
         tracking_uri=tracking.resolve_uri(Mlflow(tracking_uri=arguments.tracking_uri)),
         experiment=arguments.experiment,
@@ -83,7 +82,8 @@ def main(arguments: argparse.Namespace, notebooks: Path = NOTEBOOKS) -> int:
     )
     logged_to = _sweep_run(runs) if arguments.log else None
     console = open_console()
-    final = arguments.output / _folder_name(runs.name if everything else sweep)
+    part = "-part" if arguments.only or arguments.where else ""
+    final = arguments.output / (_folder_name(runs.name) + part)
     with _folder_in_the_making(final) as folder:
         sections = _execute(chosen, parameters, folder, console)
         _write(sections, runs, parameters, folder)
@@ -110,6 +110,13 @@ def _refuse_empty(runs: Runs) -> None:
     if len(runs.cells) or len(runs.left_out):
         return
     where = f"sweep={','.join(runs.sweep_names)}" if runs.sweep_names else runs.experiment
+    if runs.where:
+        raise GreenlabError(f"{where}: no cell of which {runs.where} holds. Ask for less (--where)")
+    if (runs.sweeps["status"] == "RUNNING").any():
+        raise GreenlabError(
+            f"{where}: it is running, and no cell has ended yet. Wait for the first, or take the "
+            f"sweep before (--sweep {mlflow_runs.PREVIOUS})"
+        )
     raise GreenlabError(
         f"{where}: there are no cells to analyse. Run a sweep first (make demo), or take the "
         "cells that were run alone (--sweep all)"
@@ -151,9 +158,11 @@ def _folder_in_the_making(final: Path) -> Iterator[Path]:
     Raises:
         OutputError: it cannot be written, or what is there is no export.
     """
-    is_ours = not final.exists() or (final / MANIFEST).is_file() or not any(final.iterdir())
-    if not is_ours:
-        raise OutputError(f"{final} holds something else than an export. Name another --output")
+    if foreign := _foreign(final):
+        raise OutputError(
+            f"{final} holds what no export has written: {', '.join(foreign[:5])}. Move it away, or "
+            "name another --output"
+        )
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         beside = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}."))
@@ -168,6 +177,14 @@ def _folder_in_the_making(final: Path) -> Iterator[Path]:
         made.rename(final)
     finally:
         shutil.rmtree(beside)
+
+
+def _foreign(folder: Path) -> list[str]:
+    """Files in a folder that are not in its manifest."""
+    found = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    manifest = folder / MANIFEST
+    ours = json.loads(manifest.read_text())["files"] if manifest.is_file() else []
+    return sorted({*found} - {*ours, MANIFEST})
 
 
 def _execute(
@@ -229,6 +246,7 @@ def _write(sections: Sequence[Section], runs: Runs, parameters: Parameters, fold
     manifest = {
         "experiment": runs.experiment,
         "sweeps": list(runs.sweep_names),
+        "where": runs.where,
         "notebooks": {
             section.executed.name: {
                 "status": section.status,
@@ -238,8 +256,10 @@ def _write(sections: Sequence[Section], runs: Runs, parameters: Parameters, fold
             for section in sections
         },
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, ensure_ascii=False))
     shutil.rmtree(folder / publish.MANIFESTS, ignore_errors=True)
+    files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    text = json.dumps(manifest | {"files": files}, indent=2, ensure_ascii=False)
+    (folder / MANIFEST).write_text(text)
 
 
 def _report(sections: Sequence[Section], final: Path, console: Console) -> None:

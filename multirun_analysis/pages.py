@@ -211,7 +211,7 @@ def _silent(findings: Sequence[Mapping[str, Any]]) -> str:
         f'<div class="where">{_text(reason)}. {_would_decide(command)}</div></li>'
         for (reason, command), claims in by_reason.items()
     )
-    return f'<h3>Of these they say nothing</h3><ul class="silent">{items}</ul>'
+    return f'<h3>Claims that these runs say nothing to</h3><ul class="silent">{items}</ul>'
 
 
 def _would_decide(command: str) -> str:

@@ -38,7 +38,7 @@ SCREEN_DPI = 130
 MOST_ROWS = 40
 """Shown of a table; its CSV holds all of them."""
 COMPONENTS = ("gpu", "cpu", "dram")
-COMMAND = re.compile(r"(?:make demo|python -m .*?)(?=\.?$|\. |; )")
+COMMAND = re.compile(r"(?:make demo|python -m .*?)(?=\.?$|\. |; | on a | and models | says |\))")
 
 
 def figure(name: str, function: "Callable[..., Figure]", *args: Any, caption: str = "") -> None:
@@ -109,22 +109,40 @@ def facts_html(runs: "Runs") -> str:
     """What the cells of `runs` are, as a list of terms; loud where energy is modelled."""
     cells = runs.cells
     facts = {
-        "sweep": ", ".join(runs.sweep_names),
+        "sweep": "all of the experiment" if runs.is_whole else ", ".join(runs.sweep_names),
         "experiment": runs.experiment,
         "cells": f"{len(cells):,} measured, {len(runs.left_out):,} left out",
     }
+    if runs.where:
+        facts["only where"] = runs.where
     if len(cells):
         began_s, ended_s = cells["started_at_s"].min(), cells["ended_at_s"].max()
         facts["run"] = f"{_utc(began_s)} to {_utc(ended_s)} UTC"
         facts["machine"] = _listed(cells["machine"])
+        facts |= {name: _listed(cells[name]) for name in ("cpu", "gpus") if any(cells[name])}
         for component in COMPONENTS:
             source = cells[f"source_{component}"].str.replace("modelled", "~modelled")
             facts[f"{component} energy"] = _listed(source)
         facts["models"] = ", ".join(sorted(set(cells["model"].astype(str))))
+        versions = {"greenlab": "commit", "torch": "torch"}
+        facts["software"] = "; ".join(
+            f"{what} {_listed(cells[column])}"
+            for what, column in versions.items()
+            if any(cells[column])
+        )
+        facts["verdicts"] = f"{_listed(cells['verdict'])}{_doubts(cells)}"
     told = "".join(
         f"<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>" for term, text in facts.items()
     )
     return f'<dl class="facts">{told}</dl>{_modelled_html(cells)}'
+
+
+def _doubts(cells: DataFrame) -> str:
+    """`: idle_busy_cpu in 3 cells`, the commonest first."""
+    codes = cells["doubts"].str.split(", ").explode()
+    counted = codes[codes.notna() & (codes != "")].value_counts()
+    told = ", ".join(f"{code} in {num:,}" for code, num in counted.items())
+    return f"; doubts: {told}" if told else ""
 
 
 def remarks_html(runs: "Runs") -> str:

@@ -241,8 +241,11 @@ def phase_name(phase: str) -> str:
     return "training" if phase == "train" else phase
 
 
-def mark_modelled(drawn: Figure, cells: pd.DataFrame) -> None:
-    """Say under the figure, in colour, which components' power is a model's and not measured."""
+def mark_modelled(drawn: Figure, cells: pd.DataFrame, but: str = "") -> None:
+    """Say under the figure, in colour, which components' power is a model's and not measured.
+
+    `but` is what of the figure is not modelled, where that is what it shows.
+    """
     if "modelled" not in cells:
         return
     modelled = cells.loc[cells["modelled"].fillna("").astype(str) != "", ["modelled", "series"]]
@@ -255,7 +258,7 @@ def mark_modelled(drawn: Figure, cells: pd.DataFrame) -> None:
     }
     told = "; ".join(how.get(part, f"{part}: modelled") for part in parts)
     affected = sorted(modelled["series"].unique())
-    text = f"~ modelled power ({told}), not measured"
+    text = f"~ modelled power ({told}), not measured" + (f"; {but}" if but else "")
     if len(affected) < cells["series"].nunique():
         text += "\n" + textwrap.fill(f"in the series {_enumerate(affected)}", 115)
     drawn.supxlabel(text, x=0.01, ha="left", color=WARNING, fontsize=8, fontweight="bold")

@@ -195,7 +195,7 @@ def test_a_notebook_with_nothing_to_show_shows_no_traceback(exported: Place) -> 
     assert status == {"learning": "nothing to show", "macs": "ok", "broken": "failed"}
 
 
-def test_a_second_export_replaces_the_first_wholly_and_is_logged(
+def test_an_export_of_some_stands_beside_the_whole_and_is_logged(
     exported: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
     exported.write(tells=TELLS)
@@ -203,16 +203,31 @@ def test_a_second_export_replaces_the_first_wholly_and_is_logged(
 
     assert exported.export("--only", "tells,learning", "--log") == 0
 
-    assert {path.name for path in exported.final.iterdir()} == {
-        *("index.html", "tells.html", "learning.html", "manifest.json"),
+    part = exported.output / f"{SWEEP}-part"  # the whole one stays
+    assert {path.name for path in part.iterdir()} == {
+        *("index.html", "tells.html", "learning.html", "manifest.json", "tables"),
     }
-    assert [path.name for path in exported.output.iterdir()] == [SWEEP]  # nothing half-made
+    assert {path.name for path in exported.output.iterdir()} == {SWEEP, part.name}
     told = f"SWEEP {SWEEP} AGAINST None URI {exported.lab.uri}"
-    assert told in exported.page("tells")
+    assert told in (part / "tells.html").read_text()
     assert "learning: It needs a second epoch." in capsys.readouterr().out
     [run_id] = exported.lab.load(SWEEP).sweeps["run_id"]
     logged = {file.path for file in exported.lab.store.client.list_artifacts(run_id, "analysis")}
     assert {"analysis/index.html", "analysis/tells.html"} <= logged
+
+
+def test_an_export_replaces_the_one_before_but_no_file_of_the_users(exported: Place) -> None:
+    part = exported.output / f"{SWEEP}-part"
+    exported.write(learning=NOTHING)
+    exported.export("--only", "learning")
+    assert exported.export("--only", "learning") == 0
+    assert not (part / "tells.html").exists()
+    (part / "notes.txt").write_text("mine")
+
+    with pytest.raises(OutputError, match=r"has written: notes\.txt"):
+        exported.export("--only", "learning")
+
+    assert (part / "notes.txt").read_text() == "mine"
 
 
 def test_ctrl_c_kills_the_kernels_and_leaves_nothing(place: Place, tmp_path: Path) -> None:
@@ -273,7 +288,7 @@ def test_a_folder_of_ones_own_is_not_replaced(place: Place, tmp_path: Path) -> N
     (tmp_path / SWEEP).mkdir()
     (tmp_path / SWEEP / "thesis.tex").touch()
 
-    with pytest.raises(OutputError, match="holds something else than an export"):
+    with pytest.raises(OutputError, match="holds what no export has written"):
         place.export("--output", str(tmp_path))
 
     assert (tmp_path / SWEEP / "thesis.tex").exists()

@@ -138,7 +138,8 @@ def _draw(cells: pd.DataFrame, metric: str) -> Figure:
         axes.set_xlabel("batch size")
     figure.supylabel(style.label(metric, scale), fontsize=8.5)
     _legend(figure, found, looks, with_knee=metric == ENERGY)
-    style.mark_modelled(figure, cells[cells["series"].isin({curve.series for curve in found})])
+    drawn = cells[cells["series"].isin({curve.series for curve in found})]
+    style.mark_modelled(figure, drawn, "times are measured" if metric == TIME else "")
     return figure
 
 

@@ -93,7 +93,7 @@ def draw(cells: pd.DataFrame, paper: pd.DataFrame | None = None) -> Figure:
         _ratios(right, own, rows, looks[str(series)])
     _finish(left, right, shown, models)
     parts.legend_of_series(figure, chosen, *parts.phase_handles(chosen))
-    style.mark_modelled(figure, chosen)
+    style.mark_modelled(figure, chosen, "times are measured")
     return figure
 
 
