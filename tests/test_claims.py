@@ -332,3 +332,14 @@ def test_modelled_energy_is_marked_on_the_ledger_and_series_have_lines_of_their_
 def test_no_findings_draw_nothing() -> None:
     with pytest.raises(NothingToShow, match="python -m greenlab"):
         draw_ledger(pd.DataFrame(), [])
+
+
+# 1 + 4/b: at 4 it is 2, at 8 1.5, at 256 1.016. What sizes of one kind say is nothing.
+@pytest.mark.parametrize("sizes", [(8, 12, 16), (16, 64, 256), (4, 8, 32)])
+def test_batch_sizes_that_are_too_alike_or_too_large_decide_nothing(sizes: tuple[int, ...]) -> None:
+    plan = Planted(batch_sizes=sizes)
+    [claim] = [claim for claim in claims.CLAIMS if claim.id == "small_batches_cost_more"]
+
+    found = claims.examine(cells(plan), epochs(cells(plan), plan), [claim])
+
+    assert {finding.verdict for finding in found} == {NOT_DECIDABLE}

@@ -336,6 +336,49 @@ def test_where_more_is_better_less_fails_the_gate() -> None:
     assert not contrast.gate(contrast.compare(b, a, speed), 1.05).worse
 
 
+def test_a_gate_that_lacks_a_cell_does_not_pass() -> None:
+    a, b = sweep(0), sweep(1)
+    gated = contrast.gate(contrast.compare(a, b[b["model"] != "vgg19"], J), 1.05)
+    assert (gated.num_missing, gated.worse, gated.is_decidable) == (2, (), False)
+    assert contrast.gate(contrast.compare(a, b, J), 1.05).is_decidable
+
+
+def test_a_gate_beyond_which_every_interval_reaches_is_not_passed() -> None:
+    a, b = frame(rows([1.0, 3.0])), frame(rows([1.1, 2.9]))
+    assert not contrast.gate(contrast.compare(a, b, J), 1.05).is_decidable
+
+
+# Four ratios of 2 within 2 %, of runs that are known to a factor e: so is no mean of them better
+# than to e^(1·√2/√4).
+def test_the_mean_of_all_cells_is_no_surer_than_they_are() -> None:
+    cells = [
+        rows([1.0 + 0.01 * at], model, **{"energy/net_u95_per_sample_j": 1.0})
+        for at, model in enumerate(MODELS[:4])
+    ]
+    twice = [
+        rows([2.0 + 0.01 * at], model, **{"energy/net_u95_per_sample_j": 2.0})
+        for at, model in enumerate(MODELS[:4])
+    ]
+    overall = contrast.compare(frame(*cells), frame(*twice), J).overall
+    assert math.log(overall.high / overall.value) == pytest.approx(math.sqrt(2) / 2, rel=0.03)
+
+
+def test_modelled_energy_by_other_numbers_is_refused() -> None:
+    modelled = {"source_cpu": "modelled:tdp", "modelled": "cpu"}
+    a = frame(rows([1.0, 1.1], meters='{"cpu": "TDP 65 W"}', **modelled))
+    b = frame(rows([2.0, 2.1], meters='{"cpu": "TDP 125 W"}', **modelled))
+    with pytest.raises(NotComparableError, match="what was assumed"):
+        contrast.compare(a, b, J)
+    assert contrast.compare(a, b, S).overall.value > 1  # seconds are seconds
+
+
+def test_accuracy_of_weights_that_were_not_trained_is_refused() -> None:
+    name = "task/accuracy"
+    a, b = (frame(rows([1.0, 1.1], phase="inference", **{name: acc})) for acc in (0.1, 0.12))
+    with pytest.raises(NotComparableError, match="not trained"):
+        contrast.compare(a, b, name)
+
+
 def test_single_runs_are_gated_together() -> None:
     a, b = sweep(0, num=1), sweep(1, num=1, factor=1.2)
     gated = contrast.gate(contrast.compare(a, b, J), 1.05)

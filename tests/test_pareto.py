@@ -271,6 +271,26 @@ def test_the_cheapest_of_the_equally_accurate_is_recommended() -> None:
     assert "of the best, big" in said
 
 
+def test_a_model_below_zero_joules_is_no_bargain() -> None:
+    joules = "energy/measured_per_sample_j"
+    below = TWO.assign(**{"task/accuracy": [0.895, 0.1, 0.90, 0.1]})
+    below.loc[below["model"] == "small", joules] *= -1
+    three = pd.concat([below, pd.DataFrame([row("lean", "train", 9.0, 0.9)])], ignore_index=True)
+    said = pareto.recommend(pareto.pareto_table(three, num_inferences=500), "training")
+
+    assert "take big" in said
+    assert "not above zero: small" in said
+
+
+def test_what_is_within_uncertainty_neither_pays_nor_never_pays() -> None:
+    sure = pareto.Cost(training_j=10, training_u95_j=1, inference_j=2, inference_u95_j=0.1)
+    vague = pareto.Cost(training_j=20, training_u95_j=90, inference_j=3, inference_u95_j=9)
+    certain = pareto.Cost(training_j=20, training_u95_j=1, inference_j=3, inference_u95_j=0.1)
+
+    assert "not known well enough" in pareto._in_words(None, vague, sure)
+    assert "never pays" in pareto._in_words(None, certain, sure)
+
+
 def test_the_best_is_recommended_where_it_is_beyond_the_others() -> None:
     assert "take big" in pareto.recommend(pareto.pareto_table(TWO))
 

@@ -226,7 +226,7 @@ def test_every_choice_of_make_analysis_reaches_the_export(command: str) -> None:
     parser = argparse.ArgumentParser()
     export.add_arguments(parser)
     found = vars(parser.parse_args(shlex.split(words)))
-    names = {"SWEEP": "sweep", "AGAINST": "against", "ANALYSIS": "only"}
+    names = {"SWEEP": "sweep", "AGAINST": "against", "ANALYSIS": "only", "WHERE": "where"}
     assert {name: found[key] for name, key in names.items()} == {
         name: given.get(name) for name in names
     }

@@ -72,8 +72,8 @@ publish.table(
     "compare_energy",
     table,
     "energy/net_per_sample_j",
-    caption="Net energy per sample of both sweeps, their ratio b / a, Welch's and the rank test's "
-    "p, and Hedges' g.",
+    caption="Net energy per sample of both sweeps (geometric means over repetitions), their ratio "
+    "b / a, Welch's and the rank test's p, and Hedges' g.",
 )
 
 # %% [markdown]
@@ -94,8 +94,8 @@ publish.table(
     "compare_time",
     table,
     "time/per_sample_s",
-    caption="Time per sample of both sweeps, their ratio b / a, Welch's and the rank test's p, and "
-    "Hedges' g.",
+    caption="Time per sample of both sweeps (geometric means over repetitions), their ratio b / a, "
+    "Welch's and the rank test's p, and Hedges' g.",
 )
 
 # %%

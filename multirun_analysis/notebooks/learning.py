@@ -21,7 +21,8 @@ publish.opening(loaded)
 
 # %% [markdown]
 # **How to read it.** Thick lines are means over models; the shaded range is from the lowest model
-# to the highest and no confidence interval; thin lines are single models. Energy per percentage
+# to the highest and no confidence interval; thin lines are single models. Loss and accuracy are
+# those of the samples trained on; the page on accuracy has those of the test. Energy per percentage
 # point is an epoch's net energy over the accuracy it gained: it has a gap where accuracy did not
 # rise.
 

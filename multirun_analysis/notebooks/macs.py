@@ -24,7 +24,8 @@ publish.opening(loaded)
 # Pearson's coefficient of the plain numbers, each with its 95 % bootstrap interval. Intervals that
 # overlap do not say that two predictors are equally good, for they share the models: the claims
 # page tests their difference. Bars at the points are the energies' own 95 % intervals; where all
-# energy is modelled there is none, for the model's error is one factor on all of them.
+# energy is modelled there is none, for the model's error is one factor on all of them, and what
+# disturbed a cell besides stands on the page on quality.
 
 # %%
 publish.figure(
