@@ -542,7 +542,7 @@ def _limits(record: Record) -> dict[str, float]:
     limits_w = [measured.trace.power_limits_w.get(part, []) for part in parts]
     if parts and all(len(in_force) == 1 for in_force in limits_w):
         named["power/limit_gpu_w"] = sum(watts for [watts] in limits_w)
-    hardware = record.cell.config["hardware"]
+    hardware = record.cell.config.get("hardware", {})
     tdp_w = hardware.get("tdp_w", {})
     if tdp_w.get("cpu") is not None:
         named["power/tdp_cpu_w"] = tdp_w["cpu"] * (hardware.get("socket_share_fraction") or 1)

@@ -35,6 +35,9 @@ LONGEST_FIRST = [
     "test_tracking",
     "test_interruption",
     "test_models",
+    "test_situations",
+    "test_runs",
+    "test_export",
     "test_machine_lock",
     "test_account",
 ]

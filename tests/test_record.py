@@ -455,3 +455,13 @@ def test_a_power_limit_that_changed_or_is_not_known_is_no_number(golden: Record)
         limited = replace(golden, measurement=replace(measured, trace=trace))
 
         assert "power/limit_gpu_w" not in metrics(limited)
+
+
+# Half of a socket of 65 W; the GPU's data sheet.
+def test_what_components_may_draw_is_as_configured(golden: Record) -> None:
+    hardware = {"tdp_w": {"cpu": 65, "gpu": 350}, "socket_share_fraction": 0.5}
+    told = replace(golden, cell=replace(golden.cell, config={"hardware": hardware}))
+
+    values = metrics(told)
+
+    assert (values["power/tdp_cpu_w"], values["power/tdp_gpu_w"]) == (32.5, 350)

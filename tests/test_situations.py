@@ -228,6 +228,7 @@ def test_an_empty_sweep_says_so_everywhere(lab: Lab, read_pages: Read) -> None:
     assert not any(page.figures for page in pages.values())
 
 
+@pytest.mark.slow
 def test_a_sweep_that_runs_is_shown_as_far_as_it_is(lab: Lab, read_pages: Read) -> None:
     lab.sweep("s", num_cells=48)
     for size in BATCH_SIZES:
