@@ -51,11 +51,12 @@ check: setup  ## ruff, mypy and the tests
 ui: setup  ## browse the results of ./mlflow.db
 	@$(BIN)/python -m greenlab.ui
 
-analysis: setup  ## figures and the paper's claims, from the newest sweep, under 2 minutes
+analysis: export WHERE := $(value WHERE)
+analysis: setup  ## figures and the paper's claims of the newest sweep; SWEEP= AGAINST= WHERE= ANALYSIS= LOG=1
 	@$(BIN)/python -m multirun_analysis export $(if $(TRACKING_URI),--tracking-uri "$(TRACKING_URI)") \
 	  $(if $(EXPERIMENT),--experiment "$(EXPERIMENT)") $(if $(SWEEP),--sweep "$(SWEEP)") \
 	  $(if $(AGAINST),--against "$(AGAINST)") $(if $(ANALYSIS),--only "$(ANALYSIS)") \
-	  $(if $(WHERE),--where "$(WHERE)") $(if $(filter-out 0,$(LOG)),--log)
+	  $(if $(WHERE),--where "$$WHERE") $(if $(filter-out 0,$(LOG)),--log)
 
 doctor: setup  ## what can be measured on this machine
 	@$(BIN)/python -m greenlab.doctor || test $$? -eq 3

@@ -7,6 +7,7 @@ import argparse
 import csv
 import re
 import shlex
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -234,8 +235,26 @@ def test_every_choice_of_make_analysis_reaches_the_export(command: str) -> None:
     parser = argparse.ArgumentParser()
     export.add_arguments(parser)
     found = vars(parser.parse_args(shlex.split(words)))
-    names = {"SWEEP": "sweep", "AGAINST": "against", "ANALYSIS": "only", "WHERE": "where"}
+    names = {"SWEEP": "sweep", "AGAINST": "against", "ANALYSIS": "only"}
     assert {name: found[key] for name, key in names.items()} == {
         name: given.get(name) for name in names
     }
     assert found["log"] == ("LOG" in given)
+    assert found["where"] == ("$WHERE" if "WHERE" in given else None)  # never read by a shell
+
+
+def test_a_condition_reaches_the_export_as_it_was_written(tmp_path: Path) -> None:
+    where = "`energy/net_j` > 5 and model == 'lenet'"
+    folder = tmp_path / "checkout"
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    for name in ("pyproject.toml", "uv.lock", "Makefile"):
+        shutil.copy(ROOT / name, folder)
+    (folder / ".venv" / ".ready").touch()
+    python = folder / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\nfor word; do echo "[$word]"; done\n')
+    python.chmod(0o755)
+    told = subprocess.run(
+        ["make", "analysis", f"WHERE={where}"],
+        cwd=folder, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert f"[--where]\n[{where}]" in told
