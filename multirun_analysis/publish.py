@@ -38,7 +38,9 @@ SCREEN_DPI = 130
 MOST_ROWS = 40
 """Shown of a table; its CSV holds all of them."""
 COMPONENTS = ("gpu", "cpu", "dram")
-COMMAND = re.compile(r"(?:make demo|python -m .*?)(?=\.?$|\. |; | on a | and models | says |\))")
+COMMAND = re.compile(
+    r"(?:make demo|python -m .*?)(?=\.?$|\. |; | on a | and models | says |\)(?:[.;]|$))"
+)
 
 
 def figure(name: str, function: "Callable[..., Figure]", *args: Any, caption: str = "") -> None:
