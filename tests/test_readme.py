@@ -5,6 +5,7 @@ The quick tests compose each command and look its make targets up; `make test-sl
 
 import argparse
 import csv
+import os
 import re
 import shlex
 import shutil
@@ -221,16 +222,20 @@ def test_every_analysis_command_is_understood(
     assert "experiment" in told or "sweep=" in told
 
 
+def make(folder: Path, *words: str) -> str:
+    """What make prints, whether or not the tests themselves were started by one."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    done = subprocess.run(
+        ["make", "--no-print-directory", *words],
+        cwd=folder, env=own, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
 @pytest.mark.parametrize("command", [c for c in MAKE if c.startswith("make analysis")])
 def test_every_choice_of_make_analysis_reaches_the_export(command: str) -> None:
     given = dict(word.split("=", 1) for word in shlex.split(command)[2:])
-    planned = subprocess.run(
-        ["make", "-n", *shlex.split(command)[1:]],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    planned = make(ROOT, "-n", *shlex.split(command)[1:])
     words = planned.partition("-m multirun_analysis export")[2].replace("\\\n", " ")
     parser = argparse.ArgumentParser()
     export.add_arguments(parser)
@@ -253,8 +258,5 @@ def test_a_condition_reaches_the_export_as_it_was_written(tmp_path: Path) -> Non
     python = folder / ".venv" / "bin" / "python"
     python.write_text('#!/bin/sh\nfor word; do echo "[$word]"; done\n')
     python.chmod(0o755)
-    told = subprocess.run(
-        ["make", "analysis", f"WHERE={where}"],
-        cwd=folder, capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+    told = make(folder, "analysis", f"WHERE={where}")
     assert f"[--where]\n[{where}]" in told
