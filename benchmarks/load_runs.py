@@ -78,6 +78,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load_runs", description=__doc__)
     parser.add_argument("--num-runs", type=int, default=10_000)
     parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--csv", type=Path, help="write the medians there too")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--uri", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -95,12 +96,16 @@ def main() -> None:
     table = Table(title=f"{arguments.num_runs:,} runs of an SQLite store", title_justify="left")
     for column in ("way", "read s", "imports s", "peak MB", "rows"):
         table.add_column(column, justify="left" if column == "way" else "right")
+    lines = ["way,read_s,imports_s,peak_mb,num_rows"]
     for way, trials in found.items():
         figures = [median(one[name] for one in trials) for name in trials[0]]
         table.add_row(
             way, *(f"{figure:,.2f}" if figure < 100 else f"{figure:,.0f}" for figure in figures)
         )
+        lines.append(",".join([way, *(f"{figure:.4g}" for figure in figures)]))
     open_console().print(table)
+    if arguments.csv:
+        arguments.csv.write_text("\n".join(lines) + "\n")
 
 
 def _run(way: str, uri: str) -> dict[str, float]:
