@@ -102,7 +102,7 @@ def main() -> None:
         table.add_row(
             way, *(f"{figure:,.2f}" if figure < 100 else f"{figure:,.0f}" for figure in figures)
         )
-        lines.append(",".join([way, *(f"{figure:.4g}" for figure in figures)]))
+        lines.append(",".join([way, *(f"{figure:g}" for figure in figures)]))
     open_console().print(table)
     if arguments.csv:
         arguments.csv.write_text("\n".join(lines) + "\n")

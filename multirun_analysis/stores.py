@@ -112,7 +112,7 @@ class Database:
 
     def runs(self, sweeps: Sequence[str] | None) -> Table:
         """See Source."""
-        return self._table("cell", sweeps)
+        return _no_runs() if sweeps == [] else self._table("cell", sweeps)
 
     def sweeps(self) -> DataFrame:
         """See Source."""
@@ -197,11 +197,16 @@ class Database:
         text = sqlalchemy.text(query.format(key=key))
         if "sweeps" in told:
             text = text.bindparams(sqlalchemy.bindparam("sweeps", expanding=True))
-        with self._engine.connect().execution_options(yield_per=ROWS_AT_ONCE) as connection:
-            # The driver's own tuples: making a Row of each would take as long as reading them.
-            cursor = connection.execute(text, told).cursor
-            while part := cursor.fetchmany(ROWS_AT_ONCE):
-                yield from part
+        with self._engine.connect() as connection:
+            if self._engine.dialect.name == "sqlite":
+                # The driver's own tuples: to make a Row of each takes as long as to read them.
+                cursor = connection.execute(text, told).cursor
+                while part := cursor.fetchmany(ROWS_AT_ONCE):
+                    yield from part
+                return
+            streamed = connection.execution_options(yield_per=ROWS_AT_ONCE)
+            for rows in streamed.execute(text, told).partitions(ROWS_AT_ONCE):
+                yield from rows
 
 
 class Server:
@@ -224,8 +229,7 @@ class Server:
             return self._table("cell", "")
         found = [self._table("cell", f" and tags.`greenlab.sweep` = '{name}'") for name in sweeps]
         if not found:
-            nothing = _wide([], _runs([]).index, object)
-            return Table(runs=_runs([]), params=nothing, tags=nothing, metrics=nothing)
+            return _no_runs()
         if len(found) == 1:
             return found[0]
         return Table(
@@ -301,6 +305,11 @@ def _client(uri: str) -> Any:
 
 def _download(uri: str, run_id: str, name: str) -> Path:
     return Path(_client(uri).download_artifacts(run_id, name))
+
+
+def _no_runs() -> Table:
+    nothing = _wide([], _runs([]).index, object)
+    return Table(runs=_runs([]), params=nothing, tags=nothing, metrics=nothing)
 
 
 def _runs(rows: Iterable[Any]) -> DataFrame:
