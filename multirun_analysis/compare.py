@@ -245,6 +245,8 @@ def _gate_text(comparisons: Comparisons, gated: Gated) -> str:
             f"{MIN_CELLS} cells have a ratio that is known. Measure both again with repetitions=3"
         )
     told = f"{name}: passed, {gated.num_tested} of {len(comparisons.cells)} cells were tested."
+    if not gated.num_tested:
+        told = f"{name}: passed by all cells together; none was repeated and could be tested alone."
     if gated.num_unsure:
         told += (
             f" The intervals of {gated.num_unsure} reach beyond the gate: they may be worse, and "
