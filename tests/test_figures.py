@@ -1,5 +1,6 @@
 """What the figures draw, from sweeps made up so that the numbers are known; not how it looks."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -567,6 +568,17 @@ def test_the_knee_is_where_energy_is_within_a_tenth_of_its_floor() -> None:
     assert found["knee_batch_size"] == pytest.approx(80, rel=0.05)
     assert found["knee_is_extrapolated"]
     assert found["best_batch_size_run"] == 64
+
+
+def test_three_batch_sizes_have_no_knee_for_nobody_knows_how_sure() -> None:
+    cells = batches(sweep(models=["googlenet"], phases=["train"]))
+    three = cells[cells["batch_size"].isin(sorted(cells["batch_size"].unique())[:3])]
+    found = batch_size.table(three).iloc[0]
+    assert found["num_batch_sizes"] == 3
+    assert math.isnan(found["knee_batch_size"])
+    assert math.isnan(found["floor_per_sample_j"])
+    drawn = batch_size.draw_energy(three)
+    assert not {"fit", "knee"} & {line.get_label() for line in shown(drawn)[0].get_lines()}
 
 
 def test_curves_have_a_panel_per_model_and_a_line_per_phase() -> None:

@@ -33,10 +33,11 @@ class Curve:
     points: pd.DataFrame
     """Columns batch_size, value, low, high, num."""
 
-    def knee(self) -> statistics.Knee:
-        """Where a larger batch stops saving; for energy."""
+    def knee(self) -> statistics.Knee | None:
+        """Where a larger batch stops saving energy; None where how sure it is cannot be told."""
         half = ((self.points["high"] - self.points["low"]) / 2).to_numpy()
-        return statistics.knee(self.points["batch_size"], self.points["value"], half)
+        found = statistics.knee(self.points["batch_size"], self.points["value"], half)
+        return None if math.isnan(found.at.low) else found
 
 
 def curves(cells: pd.DataFrame, metric: str = ENERGY) -> list[Curve]:
@@ -73,9 +74,7 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for curve in curves(cells):
         knee = curve.knee()
-        optimum = knee.optimum or statistics.Estimate(
-            value=math.nan, low=math.nan, high=math.nan, num=knee.at.num
-        )
+        unknown = statistics.Estimate(value=math.nan, low=math.nan, high=math.nan, num=0)
         best = curve.points.sort_values("value").iloc[0]
         rows.append(
             {
@@ -86,10 +85,10 @@ def table(cells: pd.DataFrame) -> pd.DataFrame:
                 "best_batch_size_run": best["batch_size"],
                 "best_per_sample_j": best["value"],
             }
-            | parts.columns_of("floor_per_sample_j", knee.floor)
-            | parts.columns_of("knee_batch_size", knee.at)
-            | parts.columns_of("optimum_batch_size", optimum)
-            | {"knee_is_extrapolated": knee.is_extrapolated}
+            | parts.columns_of("floor_per_sample_j", knee.floor if knee else unknown)
+            | parts.columns_of("knee_batch_size", knee.at if knee else unknown)
+            | parts.columns_of("optimum_batch_size", (knee and knee.optimum) or unknown)
+            | {"knee_is_extrapolated": knee.is_extrapolated if knee else None}
         )
     return pd.DataFrame(rows)
 
@@ -126,9 +125,10 @@ def _draw(cells: pd.DataFrame, metric: str) -> Figure:
     for axes, model in zip(panels, models, strict=False):
         own = [curve for curve in found if curve.model == model]
         for curve in own:
-            _points(axes, curve, scale, looks[curve.series], joined=metric != ENERGY)
-            if metric == ENERGY:
-                _fit(axes, curve, scale, looks[curve.series])
+            knee = curve.knee() if metric == ENERGY else None
+            _points(axes, curve, scale, looks[curve.series], joined=knee is None)
+            if knee is not None:
+                _fit(axes, curve, knee, scale, looks[curve.series])
         _axes(axes, own, sizes)
         axes.set_title(model, loc="left")
     for axes in panels[len(models) :]:
@@ -181,10 +181,9 @@ def _points(
     )
 
 
-def _fit(axes: Axes, curve: Curve, scale: style.Scale, look: style.Look) -> None:
-    knee = curve.knee()
-    if not math.isfinite(knee.floor.value):
-        return
+def _fit(
+    axes: Axes, curve: Curve, knee: statistics.Knee, scale: style.Scale, look: style.Look
+) -> None:
     line, _ = PHASE_STYLES.get(curve.phase, (":", "full"))
     sizes = curve.points["batch_size"]
     x = np.geomspace(sizes.min(), sizes.max(), 80)

@@ -23,7 +23,8 @@ publish.opening(loaded)
 # **How to read it.** A panel per model, both axes logarithmic. The curve is a + c/b + d·b, no
 # coefficient below zero: c is what a whole batch costs, shared by its samples. The cross is the
 # knee, the smallest batch size whose energy is within 10 % of the least; its bar is the 95 %
-# interval. A knee outside the batch sizes that were run is in the table only.
+# interval. A knee outside the batch sizes that were run is in the table only. From three sizes
+# there is none: how sure it would be cannot be told. The points are joined then.
 
 # %%
 publish.figure(
