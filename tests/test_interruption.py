@@ -111,6 +111,14 @@ time.sleep(100)
 """
 
 
+def fork_server(pid: int) -> psutil.Process | None:
+    """The child of `pid` that imports; just forked, it still goes by its parent's command line."""
+    for child in psutil.Process(pid).children():
+        if "multiprocessing.forkserver" in " ".join(child.cmdline()):
+            return child
+    return None
+
+
 def test_the_server_ends_with_greenlab_even_while_it_imports(greenlab: CommandLine) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", SERVE],
@@ -120,11 +128,7 @@ def test_the_server_ends_with_greenlab_even_while_it_imports(greenlab: CommandLi
     ) as main:
         assert main.stdout is not None
         main.stdout.readline()
-        [server] = [
-            child
-            for child in psutil.Process(main.pid).children()
-            if "multiprocessing.forkserver" in " ".join(child.cmdline())
-        ]
+        server = wait_for(lambda: fork_server(main.pid), "the fork server to be there")
         maps = Path(f"/proc/{server.pid}/maps")
         wait_for(lambda: True if "libtorch" in maps.read_text() else None, "torch to be imported")
         main.kill()

@@ -95,6 +95,7 @@ def test_every_component_is_within_one_percent_of_the_closed_form(
     assert window.energy_j["cpu"] == pytest.approx(truth_j, rel=0.005)
 
 
+@pytest.mark.slow  # the self-test has wraps, too
 def test_a_wrap_inside_the_window_costs_nothing(measure_on: Measure) -> None:
     # From the warm-up on it idles through some 25 J until the passes begin, at 60 W then.
     with SimulatedMachine(zones=[package(max_energy_range_uj=65_532_610_987)]) as machine:

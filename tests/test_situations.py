@@ -205,6 +205,7 @@ def test_missing_accuracy_is_no_accuracy(lab: Lab, read_pages: Read) -> None:
     assert accuracy["verdict"].tolist() == ["not decidable"]
 
 
+@pytest.mark.slow
 def test_a_single_run_says_which_runs_are_missing(lab: Lab, read_pages: Read) -> None:
     lab.sweep("s")
     lab.land(sweep="s")
