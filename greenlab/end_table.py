@@ -6,9 +6,9 @@ from statistics import fmean
 from rich.markup import escape
 from rich.table import Table
 
-from greenlab import record as records
 from greenlab.agenda import mean_half_width
 from greenlab.config import UNSIGNED, cell_signature
+from greenlab.metrics import metrics, two_digits
 from greenlab.record import Record
 
 MODELLED = (
@@ -140,7 +140,7 @@ def _averaged(group: Group) -> Group:
 
 def _row(group: Group) -> list[str]:
     chosen, averaged = group[0].cell.choices, _averaged(group)
-    values = [records.metrics(record) for record in averaged]
+    values = [metrics(record) for record in averaged]
 
     def known(metric: str) -> list[float]:
         return [one[metric] for one in values if metric in one]
@@ -171,12 +171,12 @@ def _row(group: Group) -> list[str]:
 
 def _half_width(group: Group, net_j: Sequence[float], u95_j: Sequence[float]) -> str:
     if len(group) == 1:
-        return records.two_digits(u95_j[0]) if u95_j else "–"
+        return two_digits(u95_j[0]) if u95_j else "–"
     if len(net_j) < 2:
         return "–"
     scatter_j = mean_half_width(net_j)
     modelled = any(record.measurement and record.measurement.is_modelled for record in group)
-    return records.two_digits(max([scatter_j, *u95_j]) if modelled else scatter_j)
+    return two_digits(max([scatter_j, *u95_j]) if modelled else scatter_j)
 
 
 def _verdict(group: Group) -> str:

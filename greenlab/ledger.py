@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from greenlab.carbon import J_PER_KWH, Tariff
-from greenlab.record import Record, StageName, two_digits
+from greenlab.metrics import two_digits
+from greenlab.record import Record, StageName
 
 PARTS: dict[StageName, str] = {
     "active": "useful",

@@ -19,6 +19,7 @@ from greenlab.end_table import Group
 from greenlab.errors import GreenlabError, first_line
 from greenlab.grid import Combination
 from greenlab.ledger import Ledger
+from greenlab.metrics import metrics
 from greenlab.record import Record, SweepEnd, SweepRun
 from greenlab.run import Ticket
 from greenlab.terminal import open_console
@@ -287,7 +288,7 @@ def _comparable_j(record: Record) -> float | None:
     is_elsewhere = first and record.environment and record.environment.machine != first
     if record.verdict == "INVALID" or is_elsewhere:
         return None
-    return records.metrics(record).get("energy/net_j")
+    return metrics(record).get("energy/net_j")
 
 
 def _ledger_entry(record: Record) -> dict[str, object]:
@@ -300,7 +301,7 @@ def _ledger_entry(record: Record) -> dict[str, object]:
         "signature": record.cell.signature,
         "status": record.status,
         "verdict": record.verdict,
-        "net_j": records.metrics(record).get("energy/net_j"),
+        "net_j": metrics(record).get("energy/net_j"),
         "stage_j": record.account.stage_j if record.account else {},
         "failure": record.failure.message if record.failure else "",
     }

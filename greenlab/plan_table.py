@@ -8,9 +8,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from greenlab import config as configuration
-from greenlab import record as records
 from greenlab.carbon import J_PER_KWH, Tariff
 from greenlab.config import Config
+from greenlab.metrics import two_digits
 from greenlab.plan import CellPlan, Estimate, Plan
 from greenlab.run import clock
 
@@ -117,7 +117,7 @@ def _interval(estimate: Estimate, show: Callable[[float], str]) -> str:
 def _per_joule(per_kwh: float | None, mark: str, unit: str) -> Callable[[float], str]:
     """Shows what so many joules cost, at a rate that is known."""
     assert per_kwh is not None
-    return lambda j: escape(f"{mark}{records.two_digits(j / J_PER_KWH * per_kwh)} {unit}".rstrip())
+    return lambda j: escape(f"{mark}{two_digits(j / J_PER_KWH * per_kwh)} {unit}".rstrip())
 
 
 def joules(energy_j: float) -> str:

@@ -40,6 +40,7 @@ from greenlab.errors import (
     first_line,
     without_password,
 )
+from greenlab.metrics import describe_net, metrics
 from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Claim, Failure, Record
 
 logger = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ def run(composed: DictConfig) -> float:
             logger.info("MLflow run (make ui serves it): %s", landed)
         if record.status != "FINISHED" or landed is None:
             raise SystemExit(1)
-    return records.metrics(record).get("energy/net_j", math.nan)
+    return metrics(record).get("energy/net_j", math.nan)
 
 
 def _describe_cell(config: Config, folder: Path) -> Cell:
@@ -446,7 +447,7 @@ def report(record: Record, *, alone: bool) -> None:
 
 def summary_line(record: Record) -> str:
     """What a person wants to know of a cell at a glance."""
-    values = records.metrics(record)
+    values = metrics(record)
     chosen = record.cell.choices
     cell = (
         f"{chosen.get('model', ''):<16} {chosen.get('batch_size', ''):>4} "
@@ -458,7 +459,7 @@ def summary_line(record: Record) -> str:
         return f"{cell} {record.status}{spent}"
     joules = "no energy source"
     if "energy/net_j" in values:
-        mark, net = record.measurement.mark, records.describe_net(values)
+        mark, net = record.measurement.mark, describe_net(values)
         per_sample = f"{mark}{values['energy/net_per_sample_j']:.4g}"
         joules = f"net {mark + net:>18} J  {per_sample:>9} J/sample"
     return f"{cell} {joules}  accuracy {values['task/accuracy']:.3f}  {record.verdict}"

@@ -25,9 +25,11 @@ from filelock import FileLock
 from greenlab import record as records
 from greenlab import views
 from greenlab.config import Mlflow, cell_signature, work
+from greenlab.description import describe
 from greenlab.errors import StoreUnavailableError, first_line, without_password
+from greenlab.metrics import metrics, pass_metrics
 from greenlab.plan import Past
-from greenlab.record import Cell, Record, SweepEnd, SweepRun
+from greenlab.record import Record, SweepEnd, SweepRun
 
 logger = logging.getLogger(__name__)
 
@@ -488,9 +490,9 @@ def _meters(record: Record) -> dict[str, str]:
 def _metrics(record: Record, timestamp_ms: int) -> list[Any]:
     from mlflow.entities import Metric
 
-    points = _at(timestamp_ms, records.metrics(record))
+    points = _at(timestamp_ms, metrics(record))
     if record.measurement is not None:
-        for step, named in records.pass_metrics(record):
+        for step, named in pass_metrics(record):
             window = record.measurement.passes[step].window
             at_ms = round((window.started_at_s + window.duration_s) * 1000)
             points += [Metric(name, value, at_ms, step) for name, value in named.items()]
@@ -532,78 +534,3 @@ def _at(timestamp_ms: int, values: dict[str, float]) -> list[Any]:
     from mlflow.entities import Metric
 
     return [Metric(name, value, timestamp_ms, 0) for name, value in values.items()]
-
-
-def describe(record: Record) -> str:
-    """What a person reads first on a run's page, in Markdown; the first lines show at once."""
-    parts = [_headline(record), _what_ran(record.cell), _components(record), _what_to_mind(record)]
-    return "\n\n".join(part for part in parts if part)
-
-
-def _headline(record: Record) -> str:
-    verdict = f"**{record.verdict}**"
-    if record.failure is not None:
-        return (
-            f"**{record.status}**, {record.failure.kind}: {record.failure.message}{_wasted(record)}"
-        )
-    values, measured = records.metrics(record), record.measurement
-    if measured is None or "energy/net_j" not in values:
-        return f"{verdict}: no component was metered, there is no energy to report."
-    gross_j = values["energy/gross_j"]
-    share = f" ({values['energy/idle_j'] / gross_j:.0%} of it idle)" if gross_j else ""
-    mark = measured.mark
-    modelled = " (~: modelled in part or in whole, not measured)" if mark else ""
-    return (
-        f"{verdict}: **{mark}{records.describe_net(values)} J net** of {mark}{gross_j:,.1f} J "
-        f"gross{share} in {values['time/active_s']:,.1f} s; "
-        f"{mark}{values['energy/net_per_sample_j']:.4g} J per sample over "
-        f"{measured.num_samples:,} samples; accuracy {values['task/accuracy']:.1%}{modelled}"
-    )
-
-
-def _wasted(record: Record) -> str:
-    wasted_j = records.metrics(record).get("energy/wasted_j")
-    return "" if wasted_j is None else f" ({record.mark}{wasted_j:,.1f} J gross were spent on it)"
-
-
-def _what_ran(cell: Cell) -> str:
-    chosen = cell.choices
-    alone = (
-        "" if not cell.sweep else f", cell {cell.position} of {cell.num_cells} of `{cell.sweep}`"
-    )
-    return (
-        f"**{chosen.get('model')}**, {chosen.get('phase')} on {chosen.get('dataset')}, batch size "
-        f"{chosen.get('batch_size')}, hardware {chosen.get('hardware')}{alone}"
-    )
-
-
-def _components(record: Record) -> str:
-    if (measured := record.measurement) is None:
-        return ""
-    values = records.metrics(record)
-    lines = [
-        "| component | net J | gross J | idle W | source |",
-        "| --- | --: | --: | --: | --- |",
-    ]
-    for source in measured.sources:
-        c = source.component
-        mark = "~" if source.provenance.startswith("modelled") else ""
-        numbers = "– | – | –"
-        if c in measured.active.energy_j:
-            numbers = (
-                f"{mark}{records.describe_net(values, c)} | "
-                f"{mark}{values[f'energy/gross_{c}_j']:,.1f} | "
-                f"{mark}{values[f'power/idle_{c}_w']:.1f}"
-            )
-        lines.append(f"| {c} | {numbers} | {source.provenance} {source.detail or source.reason} |")
-    return "\n".join(lines)
-
-
-def _what_to_mind(record: Record) -> str:
-    notes = [f"- `{doubt.code}` {doubt.message}" for doubt in record.doubts]
-    if record.cell.config["phase"]["kind"] == "inference":
-        notes.append(
-            "- Inference ran on the weights that the builder initialises; random ones answer by "
-            "chance."
-        )
-    return "\n".join(notes)

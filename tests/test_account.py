@@ -15,7 +15,8 @@ from greenlab.account import OpenAccount, read_account
 from greenlab.errors import MeterReadError
 from greenlab.meters import Meter, OpenSource
 from greenlab.meters.zeus_counters import CounterSpec
-from greenlab.record import Account, Record, Source, metrics
+from greenlab.metrics import metrics
+from greenlab.record import Account, Record, Source
 from greenlab.sampler import Sampler
 from greenlab.simulated.machine import SimulatedMachine, workstation
 

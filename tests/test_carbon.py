@@ -9,6 +9,7 @@ from greenlab import carbon, record
 from greenlab.carbon import Tariff
 from greenlab.config import Config
 from greenlab.errors import ConfigError
+from greenlab.metrics import metrics
 
 
 def tariff(**changes: float | None) -> Tariff:
@@ -93,7 +94,7 @@ def test_ones_own_figure_stands_above_the_countrys() -> None:
 def measured_with(settings: Config) -> dict[str, float]:
     golden = record.read_record(ROOT / "tests" / "golden")
     cell = make_cell(settings)
-    return record.metrics(dataclasses.replace(golden, cell=cell))
+    return metrics(dataclasses.replace(golden, cell=cell))
 
 
 def test_a_cell_costs_its_gross_energy() -> None:
@@ -119,4 +120,4 @@ def test_a_record_from_before_there_were_costs_has_none() -> None:
     golden = record.read_record(ROOT / "tests" / "golden")
     cell = dataclasses.replace(golden.cell, config={})
 
-    assert "energy/cost" not in record.metrics(dataclasses.replace(golden, cell=cell))
+    assert "energy/cost" not in metrics(dataclasses.replace(golden, cell=cell))

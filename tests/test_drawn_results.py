@@ -20,7 +20,9 @@ def read(name: str) -> DataFrame:
     """A table as `make analysis` wrote it: texts that are absent are '', numbers NaN."""
     frame = pd.read_csv(RESULTS / name)
     texts = [column for column in TEXTS if column in frame]
-    return frame.assign(**{column: frame[column].astype(object).fillna("").astype(str) for column in texts})
+    return frame.assign(
+        **{column: frame[column].astype(object).fillna("").astype(str) for column in texts}
+    )
 
 
 @pytest.fixture(scope="module")

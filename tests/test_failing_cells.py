@@ -7,7 +7,8 @@ import pytest
 from conftest import ROOT, CommandLine, greenlab_processes
 from test_interruption import measuring_process
 
-from greenlab.record import Record, metrics
+from greenlab.metrics import metrics
+from greenlab.record import Record
 from greenlab.simulated.machine import SimulatedMachine, workstation
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

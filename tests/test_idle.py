@@ -10,7 +10,8 @@ from conftest import BEACON, CommandLine
 
 from greenlab.config import Idle
 from greenlab.idle import cool_down
-from greenlab.record import Claim, Record, metrics, read_claim
+from greenlab.metrics import metrics
+from greenlab.record import Claim, Record, read_claim
 from greenlab.simulated.machine import Gpu, SimulatedMachine, Zone
 
 

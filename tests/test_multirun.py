@@ -24,6 +24,7 @@ from greenlab import sweep as sweeps
 from greenlab.config import Config, Mlflow
 from greenlab.errors import ConfigError, OutputError
 from greenlab.grid import Combination
+from greenlab.metrics import metrics
 from greenlab.multirun import Launch, Multirun
 from greenlab.record import Claim, Failure, Record
 from greenlab.run import Place
@@ -539,4 +540,4 @@ def test_a_record_of_its_failure_alone_has_no_joules() -> None:
         failure=Failure(kind="error", message=""),
     )
 
-    assert record.metrics(lost) == {}
+    assert metrics(lost) == {}

@@ -13,7 +13,7 @@ from conftest import ROOT, CommandLine, make_config
 from test_interruption import measuring_process, wait_for
 
 from greenlab.errors import ConfigError
-from greenlab.record import metrics
+from greenlab.metrics import metrics
 from greenlab.simulated.machine import Gpu, SimulatedMachine, Zone
 
 FOUND_W = 400.0

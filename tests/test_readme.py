@@ -150,7 +150,8 @@ def test_every_place_on_the_map_exists(path: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:energy|power|task)/\w+)`", README))))
 def test_every_metric_it_explains_is_logged(name: str) -> None:
-    from greenlab.record import metrics, read_record
+    from greenlab.metrics import metrics
+    from greenlab.record import read_record
 
     golden = read_record(ROOT / "tests" / "golden")
     golden.cell.config["carbon"] = {"country": "FRA", "price_per_kwh": 0.25}

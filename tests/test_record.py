@@ -25,16 +25,8 @@ from conftest import make_cell, make_config
 from greenlab import config, record
 from greenlab.energy import EnergyWindow
 from greenlab.errors import GreenlabError
-from greenlab.record import (
-    Account,
-    Doubt,
-    Failure,
-    FailureKind,
-    Measurement,
-    Record,
-    metrics,
-    pass_metrics,
-)
+from greenlab.metrics import metrics, pass_metrics
+from greenlab.record import Account, Doubt, Failure, FailureKind, Measurement, Record
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from greenlab import tracking
-from greenlab.record import Record, metrics
+from greenlab.metrics import metrics
+from greenlab.record import Record
 from greenlab.simulated.machine import (
     Gpu,
     SimulatedMachine,

@@ -20,6 +20,8 @@ ROWS = [
     {"energy", "targets", "simulated", "carbon"},
     {"config", "uncertainty"},
     {"record", "scaling"},
+    {"metrics"},
+    {"description"},
     {"trace", "plan"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
     | {"network", "grid", "agenda", "machine_lock"},

@@ -24,6 +24,7 @@ from filelock import FileLock
 from greenlab import record, trace, views
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError, StoreUnavailableError, without_password
+from greenlab.metrics import metrics
 from greenlab.record import Failure, Record, SweepEnd, SweepRun
 from greenlab.sync import main, sync
 from greenlab.tracking import MAX_SERIES_POINTS, Store, describe, open_store
@@ -154,7 +155,7 @@ def test_a_run_has_the_params_of_its_cell(finished: Any) -> None:
 
 
 def test_a_run_has_the_metrics_of_its_record(finished: Any) -> None:
-    derived = record.metrics(record.read_record(GOLDEN))
+    derived = metrics(record.read_record(GOLDEN))
     logged = finished.data.metrics
     others = {
         *(f"epoch/{name}" for name in ("net_j", "gross_j", "active_s", "loss", "accuracy")),
@@ -629,7 +630,7 @@ def test_a_finished_cell_is_found_by_its_signature(store: Store, folder: Path) -
     [(signature, landed)] = store.finished_cells(None).items()
 
     assert signature == cell_record.cell.signature
-    assert landed.net_j == record.metrics(cell_record)["energy/net_j"]
+    assert landed.net_j == metrics(cell_record)["energy/net_j"]
     assert store.finished_cells(cell_record.cell.sweep).keys() == {signature}
     assert store.finished_cells("another sweep") == {}
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from greenlab.record import two_digits
+from greenlab.metrics import two_digits
 from greenlab.selftest.cases import CASES, LONG_S, MAX_ERROR_PERCENT
 from greenlab.selftest.coverage import (
     MAX_COVERAGE,

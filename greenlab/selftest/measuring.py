@@ -15,7 +15,8 @@ from pathlib import Path
 
 from greenlab import cell_process, config, run
 from greenlab.errors import GreenlabError
-from greenlab.record import LOG_FILE, Cell, Measurement, Record, metrics, read_record, write_cell
+from greenlab.metrics import metrics
+from greenlab.record import LOG_FILE, Cell, Measurement, Record, read_record, write_cell
 from greenlab.selftest.cases import LONG_S, MAX_ERROR_PERCENT, Case
 from greenlab.simulated.machine import SimulatedMachine, enter
 
