@@ -20,9 +20,10 @@ ROWS = [
     {"energy", "targets", "simulated", "carbon"},
     {"config", "uncertainty"},
     {"record", "scaling"},
+    {"trace", "plan"},
+    {"extrapolation"},
     {"metrics"},
     {"description"},
-    {"trace", "plan"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
     | {"network", "grid", "agenda", "machine_lock"},
     {"account"},
