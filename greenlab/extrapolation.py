@@ -67,7 +67,7 @@ class Warming:
     standard_deviation: float
 
 
-TIME_WARMING = Warming(mean=0.0, standard_deviation=0.015)
+TIME_WARMING = Warming(mean=0.005, standard_deviation=0.015)
 """Clocks that sink; our choice."""
 POWER_WARMING = Warming(mean=0.02, standard_deviation=0.025)
 """Hot silicon leaks more: a few percent. Our choice."""
