@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from greenlab.account import read_account
-from greenlab.config import Config, PhaseKind, from_dict
+from greenlab.config import Config, from_dict
 from greenlab.errors import GreenlabError, LossNotFiniteError
 from greenlab.machine_lock import measuring_lock
 from greenlab.record import (
@@ -187,7 +187,7 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
 
     def check_phase(config: Config) -> None:
         problem = untrainable.get(repr((config.model, config.dataset)))
-        if problem is not None and config.phase.kind is PhaseKind.train:
+        if problem is not None and config.trains:
             raise problem
 
     problems: list[str] = []
@@ -197,7 +197,7 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
             (check_hardware, config.hardware),
             (check_data, (config.dataset, config.seed)),
             (check_model, (config.model, config.dataset)),
-            (check_phase, (config.model, config.dataset, config.phase.kind)),
+            (check_phase, (config.model, config.dataset, config.trains)),
         ):
             if (key := f"{check.__name__} {part}") in checked:
                 continue

@@ -79,6 +79,7 @@ class PhaseKind(Enum):
 
     train = "train"
     inference = "inference"
+    profile = "profile"
 
 
 def _require(holds: bool, message: str) -> None:
@@ -227,6 +228,15 @@ class Phase:
     learning_rate: float = 0.001
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    stretch_s: float = 0.5
+    """Of a profile: least length of a stretch; longer where counters tick slowly."""
+    target_rel_ci: float = 0.03
+    """Of a profile: half-width of the 95 % interval of net joules per sample over that mean, of
+    training and of inference; of seconds per sample where nothing is metered."""
+    min_stretches: int = 3
+    """Of a profile, of each kind."""
+    max_stretches: int = 12
+    """Of a profile, of each kind, whether `target_rel_ci` is met or not."""
 
     def __post_init__(self) -> None:
         _at_least("phase.epochs", self.epochs, 1)
@@ -235,6 +245,31 @@ class Phase:
         _above_zero("phase.learning_rate", self.learning_rate)
         _at_least("phase.momentum", self.momentum, 0)
         _at_least("phase.weight_decay", self.weight_decay, 0)
+        _above_zero("phase.stretch_s", self.stretch_s)
+        _above_zero("phase.target_rel_ci", self.target_rel_ci)
+        _at_least("phase.min_stretches", self.min_stretches, 2)
+        if isinstance(self.max_stretches, int) and isinstance(self.min_stretches, int):
+            _at_least("phase.max_stretches", self.max_stretches, self.min_stretches)
+
+
+@dataclass
+class Profile:
+    """The job that a profile (`phase=profile`) tells the time and energy of."""
+
+    target_epochs: int | None = None
+    """Training passes over the training split, and one test after them; null: `phase.epochs`; 0:
+    no training."""
+    target_inferences: int | None = None
+    """Samples; null: one pass over the test split; 0: none."""
+
+    def __post_init__(self) -> None:
+        _at_least("profile.target_epochs", self.target_epochs, 0)
+        _at_least("profile.target_inferences", self.target_inferences, 0)
+        _require(
+            not (self.target_epochs == 0 and self.target_inferences == 0),
+            "profile.target_epochs and profile.target_inferences are both 0: there is no job to "
+            "tell of; raise one, or leave it null",
+        )
 
 
 @dataclass
@@ -415,6 +450,7 @@ class Config:
     hardware: Hardware = field(default_factory=Hardware)
     batch_size: BatchSize = field(default_factory=BatchSize)
     phase: Phase = field(default_factory=Phase)
+    profile: Profile = field(default_factory=Profile)
     dataset: Dataset = field(default_factory=Dataset)
     idle: Idle = field(default_factory=Idle)
     sampler: Sampler = field(default_factory=Sampler)
@@ -459,6 +495,19 @@ class Config:
         _above_zero("timeout_s", self.timeout_s)
         _at_least("retries", self.retries, 0)
         _at_least("max_failures", self.max_failures, 1)
+
+    @property
+    def trains(self) -> bool:
+        """Whether weights are updated at all."""
+        if self.phase.kind is PhaseKind.profile:
+            return self.target_epochs > 0
+        return self.phase.kind is PhaseKind.train
+
+    @property
+    def target_epochs(self) -> int:
+        """Epochs of the job that a profile tells of."""
+        target = self.profile.target_epochs
+        return self.phase.epochs if target is None else target
 
     def _check_repetitions(self) -> None:
         given = self.repetitions
@@ -544,12 +593,23 @@ def work(settings: dict[str, Any]) -> str:
 
     The machine, how it is metered and how often is left out, and where the data lies.
     """
-    how = {"min_active_s", "warmup_batches", "folder"}
+    how = {"min_active_s", "warmup_batches", "folder"} | OF_PROFILES
     done = {
         group: {key: value for key, value in settings[group].items() if key not in how}
         for group in ("model", "batch_size", "phase", "dataset")
     }
     return json.dumps(done, sort_keys=True, separators=(",", ":"))
+
+
+def job_signature(settings: dict[str, Any]) -> str:
+    """16 hex digits that a profile shares with the full runs whose cost per sample it tells.
+
+    Model, hardware, batch size and data; how long a run is, how it learns and how its idle windows
+    lie does not change what a sample takes.
+    """
+    shared = {key: settings[key] for key in ("model", "hardware", "batch_size")}
+    shared["dataset"] = {k: v for k, v in settings["dataset"].items() if k != "folder"}
+    return _sign(shared, set())
 
 
 def join_signatures(signatures: Iterable[str]) -> str:
@@ -562,8 +622,15 @@ def with_repetition(config: Config, repetition: int) -> Config:
     return replace(config, repetition=repetition)
 
 
+OF_PROFILES = {"stretch_s", "target_rel_ci", "min_stretches", "max_stretches"}
+"""Settings of `phase` that no other kind of phase has a use for."""
+
+
 def _sign(settings: dict[str, Any], left_out: set[str]) -> str:
     signed = {key: value for key, value in settings.items() if key not in left_out}
+    if "phase" in signed and signed["phase"]["kind"] != PhaseKind.profile.name:
+        signed.pop("profile", None)
+        signed["phase"] = {k: v for k, v in signed["phase"].items() if k not in OF_PROFILES}
     canonical = json.dumps(signed, sort_keys=True).encode()
     return hashlib.sha256(canonical).hexdigest()[:16]
 

@@ -1,5 +1,6 @@
 """What a person reads first on a run's page: what ran, its joules, and what to mind about them."""
 
+from greenlab.forecast_text import sentence
 from greenlab.metrics import describe_net, metrics
 from greenlab.record import Cell, Record
 
@@ -17,6 +18,14 @@ def _headline(record: Record) -> str:
             f"**{record.status}**, {record.failure.kind}: {record.failure.message}{_wasted(record)}"
         )
     values, measured = metrics(record), record.measurement
+    if record.cell.is_profile:
+        spent_j = values.get("profile/spent_j")
+        spent = "" if spent_j is None else f" and {record.mark}{spent_j:,.1f} J"
+        modelled = " (~: modelled in part or in whole, not measured)" if record.mark else ""
+        return (
+            f"{verdict}: foretold for **{sentence(record)}** (95 % prediction intervals), from a "
+            f"profile that took {values['profile/spent_s']:,.1f} s{spent}{modelled}"
+        )
     if measured is None or "energy/net_j" not in values:
         return f"{verdict}: no component was metered, there is no energy to report."
     gross_j = values["energy/gross_j"]

@@ -6,6 +6,7 @@ from statistics import fmean
 from rich.markup import escape
 from rich.table import Table
 
+from greenlab import forecast_text
 from greenlab.agenda import mean_half_width
 from greenlab.config import UNSIGNED, cell_signature
 from greenlab.metrics import metrics, two_digits
@@ -90,7 +91,14 @@ def markdown(name: str, groups: Sequence[Group]) -> str:
     columns, rows = _rows(groups)
     rules = ["--:" if justify == "right" else "---" for justify in columns.values()]
     lines = ["| " + " | ".join(row) + " |" for row in (list(columns), rules, *rows)]
-    return "\n\n".join([f"Sweep `{name}`", "\n".join(lines), *legend(groups)])
+    foretold = [forecast_text.markdown(found)] if (found := profiles(groups)) else []
+    return "\n\n".join([f"Sweep `{name}`", "\n".join(lines), *legend(groups), *foretold])
+
+
+def profiles(groups: Sequence[Group]) -> list[Record]:
+    """The finished profiles among them, which foretell something."""
+    finished = [record for group in groups for record in group if record.measurement]
+    return [record for record in finished if record.cell.is_profile]
 
 
 def legend(groups: Sequence[Group]) -> list[str]:

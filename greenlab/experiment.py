@@ -98,21 +98,23 @@ def measure(
         synchronise=workload.synchronise,
     )
     before = idling.measure("idle_before", sweep_idle_celsius)
-    passes, num_passes = [], phase.num_passes(workload)
+    stretches = phase.passes(workload, before.window, meter.slowest_tick_s)
+    passes: list[Pass] = []
     workload.synchronise()
     sampler.refresh()
     account.enter("active")
     meter.begin()
-    for number in range(1, num_passes + 1):
-        tally = phase.run_pass(workload)
+    while stretches.goes_on(passes):
+        tally = stretches.run_pass()
         workload.synchronise()
-        window = meter.end() if number == num_passes else meter.lap()
+        window = meter.lap()
         account.keep("pass", window)
-        passes.append(Pass(window=window, outcome=tally.outcome()))
+        passes.append(Pass(window=window, outcome=tally.outcome(), trains=tally.trains))
         sampler.check()
-        logger.info("pass %d: %s", number, passes[-1].describe(meter.modelled))
+        logger.info("pass %d: %s", len(passes), passes[-1].describe(meter.modelled))
         if not math.isfinite(passes[-1].outcome.loss):
-            raise LossNotFiniteError(number, passes[-1].outcome.loss)
+            raise LossNotFiniteError(len(passes), passes[-1].outcome.loss)
+    meter.end()
     after = idling.measure("idle_after", sweep_idle_celsius or before.cooling.celsius)
     account.enter("evaluation")
     columns = sampler.finish()
@@ -134,6 +136,7 @@ def measure(
         conditions=(conditions_before, conditions_after),
         trace=trace.summarise(columns, windows, idle),
         mismatches=place.mismatches,
+        splits=workload.splits,
     )
 
 

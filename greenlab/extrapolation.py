@@ -24,6 +24,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,6 +158,7 @@ class _Drawn:
     net_j: Array | None
 
 
+@lru_cache(maxsize=1024)
 def extrapolate(profiled: Profiled, job: Job) -> Extrapolation:
     """Say what `job` will take on the machine that was profiled.
 

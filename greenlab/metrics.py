@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from greenlab import energy
 from greenlab.config import Carbon
+from greenlab.prediction import prediction_metrics
 from greenlab.record import Measurement, Record
 
 
@@ -28,11 +29,7 @@ def metrics(record: Record) -> dict[str, float]:
         "time/idle_after_s": measured.idle_after.duration_s,
         "time/cooling_before_s": measured.cooling[0].waited_s,
         "time/cooling_after_s": measured.cooling[1].waited_s,
-        "time/samples_per_s": measured.num_samples / active.duration_s,
         "work/samples": measured.num_samples,
-        "task/loss": measured.evaluation.loss,
-        "task/accuracy": measured.evaluation.accuracy,
-        "task/samples": measured.evaluation.num_samples,
         "model/parameters": measured.model.parameters,
         "model/trainable_parameters": measured.model.trainable_parameters,
         "model/parameter_bytes": measured.model.parameter_bytes,
@@ -43,7 +40,24 @@ def metrics(record: Record) -> dict[str, float]:
     }
     if measured.model.parameters:
         named["model/macs_per_parameter"] = measured.model.macs_per_parameter
+    named |= prediction_metrics(record) if record.cell.is_profile else _of_one_kind(measured)
     return named | _limits(record) | _account_metrics(record) | measured.trace.mean
+
+
+def _of_one_kind(measured: Measurement) -> dict[str, float]:
+    """What makes sense only where all samples were processed alike."""
+    named = {
+        "time/samples_per_s": measured.num_samples / measured.active.duration_s,
+        "task/loss": measured.evaluation.loss,
+        "task/accuracy": measured.evaluation.accuracy,
+        "task/samples": measured.evaluation.num_samples,
+    }
+    if measured.active.energy_j:
+        net_j = energy.total(energy.net_energy_j(measured.active, measured.idle_w))
+        named["energy/net_per_sample_j"] = net_j / measured.num_samples
+        if (u95_j := measured.net_u95_j(*measured.active.energy_j)) is not None:
+            named["energy/net_u95_per_sample_j"] = u95_j / measured.num_samples
+    return named
 
 
 def _limits(record: Record) -> dict[str, float]:
@@ -98,10 +112,8 @@ def _energy_metrics(measured: Measurement) -> dict[str, float]:
         for part, gross_j in active.part_energy_j.items():
             idle_j = idle.part_energy_j[part] / idle.duration_s * active.duration_s
             named |= {f"energy/gross_{part}_j": gross_j, f"energy/net_{part}_j": gross_j - idle_j}
-    named["energy/net_per_sample_j"] = named["energy/net_j"] / measured.num_samples
     if (u95_j := measured.net_u95_j(*active.energy_j)) is not None:
         named["energy/net_u95_j"] = u95_j
-        named["energy/net_u95_per_sample_j"] = u95_j / measured.num_samples
         for component in active.energy_j:
             if (own_j := measured.net_u95_j(component)) is not None:
                 named[f"energy/net_u95_{component}_j"] = own_j

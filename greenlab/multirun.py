@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra.core.utils import JobReturn
 
 from greenlab import config as configuration
-from greenlab import end_table, run, tracking
+from greenlab import end_table, forecast_text, run, tracking
 from greenlab import ledger as ledgers
 from greenlab import record as records
 from greenlab.agenda import Agenda, Result, Task
@@ -123,6 +123,9 @@ class Multirun:
     def _print(self, groups: Sequence[Group], ledger: Ledger) -> None:
         console = open_console()
         console.print(end_table.build_table(self.name, groups))
+        if profiles := end_table.profiles(groups):
+            console.print(forecast_text.build_table(profiles))
+            console.print(forecast_text.LEGEND, highlight=False)
         for line in [
             self._progress(),
             *ledgers.describe(ledger, self._rules.carbon.tariff, self._rules.carbon.currency),

@@ -1,14 +1,17 @@
-"""What is metered: one pass of training or of inference, and the warm-up before it.
+"""What is metered: passes of training, of inference, or of both in turn, and the warm-up before.
 
-Nothing here waits for the device or reads a tensor back while batches are on their way: loss and
-hits add up on the device and are fetched once the window is closed.
+Nothing here reads a tensor back while batches are on their way, and nothing waits for the device
+more often than it must: loss and hits add up on the device and are fetched once the window is
+closed.
 """
 
 import copy
 import itertools
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,14 +19,17 @@ from torch.nn import functional
 
 from greenlab.config import PhaseKind
 from greenlab.data import Batches
-from greenlab.record import Outcome
+from greenlab.energy import EnergyWindow
+from greenlab.record import Outcome, Pass
+from greenlab.stretches import next_kind
 from greenlab.workload import Workload, seed_everything
 
 
 class Tally:
     """Loss and hits, summed on the device; fetching them waits for it."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, *, trains: bool) -> None:
+        self.trains = trains
         self._loss = torch.zeros((), device=device, dtype=torch.float64)
         self._hits = torch.zeros((), device=device, dtype=torch.int64)
         self.num_samples = self.num_batches = 0
@@ -45,30 +51,59 @@ class Tally:
         )
 
 
+class Passes(Protocol):
+    """The metered stretches of a cell."""
+
+    def goes_on(self, passes: Sequence[Pass]) -> bool:
+        """Whether there is one to come after these."""
+
+    def run_pass(self) -> Tally:
+        """Do the work of the next one."""
+
+
+class Epochs:
+    """Gradient descent over the training split, once per pass."""
+
+    def __init__(self, workload: Workload, idle: EnergyWindow, tick_s: float) -> None:
+        self._workload = workload
+
+    def goes_on(self, passes: Sequence[Pass]) -> bool:
+        """Until there are as many as were asked for."""
+        return len(passes) < self._workload.config.phase.epochs
+
+    def run_pass(self) -> Tally:
+        """One epoch."""
+        return train_one_epoch(self._workload)
+
+
 def train_one_epoch(workload: Workload) -> Tally:
     """One pass of gradient descent over the training split."""
     workload.model.train()
-    tally = _train(workload, workload.train)
+    tally = Tally(workload.device, trains=True)
+    _train(workload, workload.train, tally)
     workload.schedule.step()
     return tally
 
 
-def _train(workload: Workload, batches: Batches | Iterator[tuple[Tensor, Tensor]]) -> Tally:
-    tally = Tally(workload.device)
-    for images, labels in batches:
-        workload.optimiser.zero_grad(set_to_none=True)
-        scores = workload.model(images)
-        loss = functional.cross_entropy(scores, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        workload.optimiser.step()
-        tally.add(loss, scores, labels)
-    return tally
+class Rounds:
+    """One pass over the test split, which goes round until `phase.min_active_s` has passed."""
+
+    def __init__(self, workload: Workload, idle: EnergyWindow, tick_s: float) -> None:
+        self._workload = workload
+
+    def goes_on(self, passes: Sequence[Pass]) -> bool:
+        """Once."""
+        return not passes
+
+    def run_pass(self) -> Tally:
+        """All of it."""
+        return infer_samples(self._workload)
 
 
 def infer_samples(workload: Workload) -> Tally:
     """Go over the test split, again until `phase.min_active_s` has passed."""
     workload.model.eval()
-    tally = Tally(workload.device)
+    tally = Tally(workload.device, trains=False)
     ends_s = time.monotonic() + workload.config.phase.min_active_s
     _infer(workload, workload.test, tally)
     workload.synchronise()  # once per round, or the clock would run ahead of the device
@@ -76,6 +111,62 @@ def infer_samples(workload: Workload) -> Tally:
         _infer(workload, workload.test, tally)
         workload.synchronise()
     return tally
+
+
+class Stretches:
+    """Short pieces of training and of inference by turns, until both are known well enough.
+
+    The batches of one follow those of the one before, so that each has its part in what is done
+    once per epoch.
+    """
+
+    MIN_TICKS = 10
+    """Of the slowest counter, to a stretch. What a tick keeps from one it gives to the next; our
+    choice."""
+
+    def __init__(self, workload: Workload, idle: EnergyWindow, tick_s: float) -> None:
+        self._workload = workload
+        self._idle = idle
+        self._stretch_s = max(workload.config.phase.stretch_s, self.MIN_TICKS * tick_s)
+        self._train, self._test = _endless(workload.train), _endless(workload.test)
+        self._trains: bool | None = None
+
+    def goes_on(self, passes: Sequence[Pass]) -> bool:
+        """Until the interval of the joules per sample of either kind is narrow enough."""
+        self._trains = next_kind(passes, self._idle, self._workload.config)
+        return self._trains is not None
+
+    def run_pass(self) -> Tally:
+        """One stretch, of the kind that is known less well."""
+        workload = self._workload
+        assert self._trains is not None, "nothing is left to be known"
+        workload.model.train(self._trains)
+        tally = Tally(workload.device, trains=self._trains)
+        batches, work = (self._train, _train) if self._trains else (self._test, _infer)
+        began_s, number = time.monotonic(), 1
+        while number:
+            work(workload, itertools.islice(batches, number), tally)
+            workload.synchronise()
+            took_s = time.monotonic() - began_s
+            left = (self._stretch_s / took_s - 1) * tally.num_batches
+            number = max(0, min(tally.num_batches, math.ceil(left)))
+        return tally
+
+
+def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    return itertools.chain.from_iterable(itertools.repeat(batches))
+
+
+def _train(
+    workload: Workload, batches: Batches | Iterator[tuple[Tensor, Tensor]], tally: Tally
+) -> None:
+    for images, labels in batches:
+        workload.optimiser.zero_grad(set_to_none=True)
+        scores = workload.model(images)
+        loss = functional.cross_entropy(scores, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        workload.optimiser.step()
+        tally.add(loss, scores, labels)
 
 
 @torch.inference_mode()
@@ -90,7 +181,7 @@ def _infer(
 def evaluate(workload: Workload) -> Outcome:
     """Loss and accuracy of one pass over the test split."""
     workload.model.eval()
-    tally = Tally(workload.device)
+    tally = Tally(workload.device, trains=False)
     _infer(workload, workload.test, tally)
     return tally.outcome()
 
@@ -99,9 +190,8 @@ def evaluate(workload: Workload) -> Outcome:
 class Phase:
     """A row of the table below."""
 
-    run_pass: Callable[[Workload], Tally]
-    """One metered stretch."""
-    num_passes: Callable[[Workload], int]
+    passes: Callable[[Workload, EnergyWindow, float], Passes]
+    """What is metered; given the idle window before, and the tick of the slowest counter."""
     warm_up: Callable[[Workload, int], object]
     """A number of unmetered steps."""
     evaluates: bool
@@ -110,32 +200,26 @@ class Phase:
 
 def _warm_up_training(workload: Workload, num_batches: int) -> None:
     workload.model.train()
-    _train(workload, _some(workload.train, num_batches))
+    batches = itertools.islice(_endless(workload.train), num_batches)
+    _train(workload, batches, Tally(workload.device, trains=True))
 
 
 def _warm_up_inference(workload: Workload, num_batches: int) -> None:
     workload.model.eval()
-    _infer(workload, _some(workload.test, num_batches), Tally(workload.device))
+    batches = itertools.islice(_endless(workload.test), num_batches)
+    _infer(workload, batches, Tally(workload.device, trains=False))
 
 
-def _some(batches: Batches, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """`number` batches, from the start again where there are fewer."""
-    return itertools.islice(itertools.chain.from_iterable(itertools.repeat(batches)), number)
+def _warm_up_both(workload: Workload, num_batches: int) -> None:
+    if workload.config.trains:
+        _warm_up_training(workload, num_batches)
+    _warm_up_inference(workload, num_batches)
 
 
 PHASES = {
-    PhaseKind.train: Phase(
-        run_pass=train_one_epoch,
-        num_passes=lambda workload: workload.config.phase.epochs,
-        warm_up=_warm_up_training,
-        evaluates=True,
-    ),
-    PhaseKind.inference: Phase(
-        run_pass=infer_samples,
-        num_passes=lambda workload: 1,
-        warm_up=_warm_up_inference,
-        evaluates=False,
-    ),
+    PhaseKind.train: Phase(passes=Epochs, warm_up=_warm_up_training, evaluates=True),
+    PhaseKind.inference: Phase(passes=Rounds, warm_up=_warm_up_inference, evaluates=False),
+    PhaseKind.profile: Phase(passes=Stretches, warm_up=_warm_up_both, evaluates=False),
 }
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from greenlab import energy
 from greenlab.config import Quality
 from greenlab.record import Cell, CounterHealth, Doubt, Environment, Measurement
+from greenlab.stretches import rel_half_width
 
 CPU_TIME_TICK_S = 0.01
 """Linux counts CPU time in steps of a hundredth of a second, and the TDP model with it."""
@@ -459,6 +460,28 @@ def _information(evidence: Evidence) -> Iterator[Doubt]:
 # ----------------------------------------------------------------------------------- the workload
 
 
+def _profile(evidence: Evidence) -> Iterator[Doubt]:
+    if not evidence.cell.is_profile:
+        return
+    measured, phase = evidence.measured, evidence.cell.config["phase"]
+    halves = {
+        kind: rel_half_width(measured.passes, measured.idle_before, trains=trains)
+        for kind, trains in (("training", True), ("inference", False))
+        if any(one.trains == trains for one in measured.passes)
+    }
+    wide = {kind: half for kind, half in halves.items() if not half <= phase["target_rel_ci"]}
+    if wide:
+        seen = " and ".join(f"of {kind} to ±{half:.1%}" for kind, half in wide.items())
+        yield Doubt(
+            code="profile_unsettled",
+            seen=f"after {phase['max_stretches']} stretches the cost of a sample is known only "
+            f"{seen}",
+            limit=f"phase.target_rel_ci={phase['target_rel_ci']:g}",
+            remedy="Quieten the machine, or raise phase.max_stretches or phase.stretch_s; what is "
+            "foretold has a wider interval for it",
+        )
+
+
 def _outcome(evidence: Evidence) -> Iterator[Doubt]:
     measured = evidence.measured
     if measured.evaluation.num_samples == 0:
@@ -496,5 +519,6 @@ CHECKS = (
     _clocks,
     _power_limit,
     _information,
+    _profile,
     _outcome,
 )

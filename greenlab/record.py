@@ -82,6 +82,11 @@ class Cell:
     """What the sweep's first cell found; nothing for that cell itself."""
 
     @property
+    def is_profile(self) -> bool:
+        """Whether its passes are short stretches of training and of inference."""
+        return bool(self.config.get("phase", {}).get("kind") == "profile")
+
+    @property
     def name(self) -> str:
         """What people call it: `resnet18-32-train`, and `-r2` behind it the second time."""
         chosen = [self.choices.get(key, "") for key in ("model", "batch_size", "phase")]
@@ -208,6 +213,8 @@ class Pass:
 
     window: EnergyWindow
     outcome: Outcome
+    trains: bool | None = None
+    """Whether weights were updated; None in records of before profiles: as the phase says."""
 
     def describe(self, modelled: Collection[str]) -> str:
         """A pass for the log, `~` before what is modelled."""
@@ -318,6 +325,14 @@ class Conditions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Splits:
+    """How long one pass is."""
+
+    train_samples: int
+    test_samples: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
     """Everything that was metered in one cell, raw."""
 
@@ -341,6 +356,8 @@ class Measurement:
     """Before the first idle window and after the last."""
     mismatches: list[str]
     """Where the hardware is not what the configuration names (`hardware.strict=false`)."""
+    splits: Splits | None = None
+    """None in records of before profiles."""
 
     @property
     def idle_windows(self) -> tuple[EnergyWindow, EnergyWindow]:

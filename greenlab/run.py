@@ -40,6 +40,7 @@ from greenlab.errors import (
     first_line,
     without_password,
 )
+from greenlab.forecast_text import sentence
 from greenlab.metrics import describe_net, metrics
 from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Claim, Failure, Record
 
@@ -457,6 +458,8 @@ def summary_line(record: Record) -> str:
         wasted_j = values.get("energy/wasted_j")
         spent = "" if wasted_j is None else f", {record.mark}{wasted_j:,.1f} J gross spent"
         return f"{cell} {record.status}{spent}"
+    if record.cell.is_profile:
+        return f"{cell} {sentence(record)}  {record.verdict}"
     joules = "no energy source"
     if "energy/net_j" in values:
         mark, net = record.measurement.mark, describe_net(values)

@@ -20,7 +20,7 @@ from greenlab import config as configuration
 from greenlab import grid as grids
 from greenlab import planning, resume, run, tracking
 from greenlab import record as records
-from greenlab.config import Config
+from greenlab.config import Config, PhaseKind
 from greenlab.errors import (
     ConfigError,
     GreenlabError,
@@ -184,6 +184,11 @@ def _check_grid(config: DictConfig, grid: Sequence[Combination]) -> None:
     for key in sorted(configuration.UNSIGNED - {"quality", "carbon"}):
         if any(getattr(one.config, key) != getattr(rules, key) for one in grid):
             raise ConfigError(f"{key} is a setting of the whole sweep; give it one value")
+    if rules.plan and any(one.config.phase.kind is PhaseKind.profile for one in grid):
+        raise ConfigError(
+            "plan=true and phase=profile: a profile takes seconds and is itself a plan of its job; "
+            "run it, or plan phase=train,inference"
+        )
     again = rules.repetitions != 1 or rules.retries > 0 or rules.resume.sweep is not None
     if again and any(one.config.repetition != 1 for one in grid) and rules.repetitions != 1:
         raise ConfigError("repetition is set by greenlab; repetitions=3 measures each cell 3 times")

@@ -24,7 +24,7 @@ from filelock import FileLock
 
 from greenlab import record as records
 from greenlab import views
-from greenlab.config import Mlflow, cell_signature, work
+from greenlab.config import Mlflow, cell_signature, job_signature, work
 from greenlab.description import describe
 from greenlab.errors import StoreUnavailableError, first_line, without_password
 from greenlab.metrics import metrics, pass_metrics
@@ -445,6 +445,7 @@ def _tags(record: Record) -> dict[str, str]:
         "greenlab.position": str(cell.position),
         "greenlab.cell": cell_signature(cell.config),
         "greenlab.work": work(cell.config),
+        "greenlab.job": job_signature(cell.config),
         "greenlab.schema_version": str(record.schema_version),
         "mlflow.note.content": describe(record),
         "mlflow.source.name": "greenlab",

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from greenlab import data
-from greenlab.config import Config, Device, Phase, PhaseKind
+from greenlab.config import Config, Device
 from greenlab.data import Batches
 from greenlab.errors import HardwareMismatchError, ModelError
 from greenlab.network import NOTHING_TO_TRAIN, build_model, can_train, check_output
+from greenlab.record import Splits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,6 +35,11 @@ class Workload:
         """One input, shape (1, channels, height, width)."""
         images, _ = next(iter(self.test))
         return images[:1]
+
+    @property
+    def splits(self) -> Splits:
+        """How long one pass is."""
+        return Splits(train_samples=self.train.num_samples, test_samples=self.test.num_samples)
 
     def synchronise(self) -> None:
         """Wait until the device has done all that it was given."""
@@ -100,7 +106,7 @@ def build_workload(config: Config, device: torch.device) -> Workload:
 
     test = batches(loaded.test, train=False)
     check_output(model, next(iter(test))[0][:1], config)  # lazy layers have their weights after it
-    optimiser, schedule = build_optimiser(model, config.phase)
+    optimiser, schedule = build_optimiser(model, config)
     return Workload(
         config=config,
         device=device,
@@ -114,16 +120,17 @@ def build_workload(config: Config, device: torch.device) -> Workload:
 
 
 def build_optimiser(
-    model: nn.Module, phase: Phase
+    model: nn.Module, config: Config
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """SGD with momentum and a cosine schedule over the epochs, as the paper trains.
 
     Frozen parameters are left out: weight decay would move them.
 
     Raises:
-        ModelError: the phase trains and there is nothing to train.
+        ModelError: the cell trains and there is nothing to train.
     """
-    if phase.kind is PhaseKind.train and not can_train(model):
+    phase = config.phase
+    if config.trains and not can_train(model):
         raise ModelError(NOTHING_TO_TRAIN)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimiser = torch.optim.SGD(

@@ -22,6 +22,7 @@ from multirun_analysis import statistics, stores
 from multirun_analysis.stores import Source, Table
 
 ALL = "all"
+PROFILE = "profile"
 NEWEST, PREVIOUS = "newest", "previous"
 PAPER_BATCH_SIZE = 128
 COMPONENTS = ("gpu", "cpu", "dram")
@@ -280,6 +281,7 @@ def _derive(frame: DataFrame) -> DataFrame:
 def _reasons(frame: DataFrame) -> Series:
     """Why a cell cannot be used; empty where it can."""
     reasons = Series("", index=frame.index)
+    reasons[frame["phase"] == PROFILE] = "profiles: short stretches of both phases"
     reasons[frame["verdict"] == "INVALID"] = "INVALID: the joules are wrong (its doubts say why)"
     unfinished = frame["status"] != "FINISHED"
     kinds = (

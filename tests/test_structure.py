@@ -21,8 +21,10 @@ ROWS = [
     {"config", "uncertainty"},
     {"record", "scaling"},
     {"trace", "plan"},
-    {"extrapolation"},
+    {"extrapolation", "stretches"},
+    {"prediction"},
     {"metrics"},
+    {"forecast_text"},
     {"description"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
     | {"network", "grid", "agenda", "machine_lock"},

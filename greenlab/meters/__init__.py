@@ -119,6 +119,11 @@ class Meter:
             for _, counter in self._counters:
                 counter.restart_health()
 
+    @property
+    def slowest_tick_s(self) -> float:
+        """Of the counters that tick; 0 where none does."""
+        return max((one.tick_s for one in self.health() if one.ticks), default=0.0)
+
     def health(self) -> list[CounterHealth]:
         """How each counter behaved so far."""
         with self._lock:
