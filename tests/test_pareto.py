@@ -233,6 +233,16 @@ def test_modelled_energy_is_shown_as_such() -> None:
     assert "~modelled" in pareto.recommend(table)
 
 
+# Each ± 1 %. Modelled, 4000 J of training and 500 inferences of 2 J: a TDP that is off is off in
+# both, 40 + 10 J. Measured, 2000 J and 500 of 1 J: 20 and 5 J add as squares.
+def test_the_error_of_one_model_adds_up_over_training_and_inference() -> None:
+    u95 = {"energy/net_u95_per_sample_j": TWO["energy/net_per_sample_j"] / 100}
+    modelled = TWO.assign(**u95, **{"energy/measured_per_sample_j": math.nan}, source_gpu="absent")
+    for own, expected in ((modelled, 40 + 10), (TWO, math.hypot(20, 5))):
+        table = pareto.pareto_table(own, num_inferences=500).set_index("model")
+        assert table.loc["small", "combined_u95_j"] == pytest.approx(expected)
+
+
 def test_series_do_not_dominate_each_other() -> None:
     worse = TWO.assign(series="slow box", **{"task/accuracy": 0.2})
     worse["energy/measured_per_sample_j"] *= 100
