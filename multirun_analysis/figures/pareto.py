@@ -142,8 +142,9 @@ def break_even(cells: pd.DataFrame) -> Figure:
         )
     groups = list(known.groupby("series", sort=False))
     drawn, panels = style.figure(len(groups), height_in=0.4 + 4.0 * len(groups))
+    crossings = []
     for panel, (series, group) in zip(panels, groups, strict=True):
-        _draw_break_even(panel, group)
+        crossings.append(_draw_break_even(panel, group))
         title = parts.batch_label(cells, str(series))
         outside = table.loc[~positive & (table["series"] == series), "model"]
         if len(outside):
@@ -152,12 +153,13 @@ def break_even(cells: pd.DataFrame) -> Figure:
     crossing = Line2D([], [], color=style.DARK, marker="o", markerfacecolor="white", linewidth=0.9)
     crossing.set_label("break-even, with its 95 % interval")
     others = Line2D([], [], color="#CCCCCC", linewidth=0.8, label="dominated, or further models")
-    parts.legend_above(drawn, [crossing, others])
+    parts.legend_above(drawn, [crossing, others] if any(crossings) else [others])
     style.mark_modelled(drawn, cells)
     return drawn
 
 
-def _draw_break_even(panel: Axes, table: pd.DataFrame) -> None:
+def _draw_break_even(panel: Axes, table: pd.DataFrame) -> int:
+    """Draw a series; how many pairs of its models cross."""
     own = table[table["by_combined"] == ""].sort_values("accuracy", ascending=False)[:MAX_LINES]
     crossings = pd.DataFrame(columns=["num_inferences"])
     if len(own) > 1:
@@ -196,6 +198,7 @@ def _draw_break_even(panel: Axes, table: pd.DataFrame) -> None:
     panel.set_xlabel("number of inferences")
     panel.set_ylabel(f"energy of training and inferences ({scale.unit})")
     panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="not dominated")
+    return len(crossings)
 
 
 def _draw_crossings(
