@@ -216,7 +216,7 @@ def plain_log(axis: Axis) -> None:
     if low > 0 and np.isfinite(high):
         span = high / low
         if span <= ALMOST_LINEAR_SPAN:  # there may be no power of ten in it at all
-            axis.set_major_locator(MaxNLocator(4))
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
             return
         subs = (
             (1.0,)

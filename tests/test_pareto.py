@@ -376,6 +376,15 @@ def test_lines_cross_where_a_costlier_training_pays() -> None:
     assert panel.get_xscale() == panel.get_yscale() == "log"
 
 
+@pytest.mark.parametrize(
+    ("shown", "told"), [(FOUR, [figures.BREAK_EVEN, figures.OTHERS]), (TWO, [])]
+)
+def test_only_what_is_drawn_is_explained(shown: pd.DataFrame, told: list[str]) -> None:
+    drawn = figures.break_even(shown.assign(modelled=""))
+
+    assert [text.get_text() for legend in drawn.legends for text in legend.texts] == told
+
+
 def test_models_without_energy_above_zero_are_named_beside_break_even() -> None:
     short = FOUR.copy()
     short.loc[short["model"] == "waste", "energy/measured_per_sample_j"] = -1.0
