@@ -12,9 +12,13 @@ ROWS = [
     {"statistics"},
     {"stores"},
     {"runs"},
-    {"known_energy", "reference", "pairing", "style"},
+    {"known_energy", "reference", "pairing", "style", "selection"},
     {"evidence", "pareto", "contrast"},
-    {"claims"},
+    {"claims", "choices"},
+    {"races"},
+    {"advice_text"},
+    {"verdicts"},
+    {"advice"},
     {"figures"},
     {"publish"},
     {"execute"},
@@ -22,7 +26,10 @@ ROWS = [
     {"export", "compare"},
     {"__main__", "notebooks"},
 ]
-PURE = ["statistics", "known_energy", "evidence", "pareto", "contrast", "pairing", "claims"]
+PURE = [
+    *("statistics", "known_energy", "evidence", "pareto", "contrast", "pairing", "claims"),
+    *("selection", "choices", "races", "advice_text", "verdicts", "advice"),
+]
 """Arrays and frames in, numbers out: no figures, no MLflow, no files."""
 
 MODULES = {
