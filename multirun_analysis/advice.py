@@ -29,6 +29,7 @@ from multirun_analysis.selection import difference, interval, inverse
 from multirun_analysis.verdicts import (
     BY_TIME,
     REPETITIONS,
+    SINGLE,
     Advice,
     Judged,
     Undecided,
@@ -232,6 +233,8 @@ def of_models(race: Race, p_holm: list[float]) -> Verdict:
     text += " ".join(beaten_text(race, one) for one in found)
     if race.without:
         text += f" Not judged, for too little is known of them: {', '.join(race.without)}."
+    if any(one.cost.num == 1 for one in race.entrants):
+        text += SINGLE
     text += race.cost.caveat
     of_front = [run_id for one in front for run_id in one.run_ids]
     of_losers = [r for one in race.entrants if one.model in losers for r in one.run_ids]

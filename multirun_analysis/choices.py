@@ -8,7 +8,7 @@ words.
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pandas import DataFrame, Series
@@ -24,6 +24,7 @@ LIMIT_IN_FORCE = "power/limit_gpu_w"
 HOW_MUCH = ("phase.kind", "phase.epochs", "dataset.num_samples", "dataset.replicate_test")
 """Settings of the work that say how much is done, or what; no two ways of doing the same."""
 WHAT = ("model._target_", "dataset._target_", "dataset.num_classes", "batch_size.size")
+NO_MACHINE = "an unknown machine"
 AS_FOUND = "as found"
 """The option of cells whose power limit was left alone."""
 
@@ -142,10 +143,13 @@ def _of_factor(cells: DataFrame, facets: DataFrame, factor: str) -> list[Choice]
         return []
     besides = {POWER_LIMIT: [POWER_LIMIT, LIMIT_IN_FORCE]}.get(factor, [factor])
     shared = facets.drop(columns=besides)
+    together: dict[tuple[str, ...], list[Hashable]] = {}
+    for index, shares in zip(shared.index, shared.to_numpy(), strict=True):
+        together.setdefault(tuple(shares), []).append(index)
     groups = [
-        group
-        for _, group in shared.groupby(list(shared), sort=False)
-        if facets.loc[group.index, factor].nunique() > 1
+        shared.loc[indices]
+        for indices in together.values()
+        if facets.loc[indices, factor].nunique() > 1
     ]
     places = _places(groups)
     return [
@@ -156,6 +160,8 @@ def _of_factor(cells: DataFrame, facets: DataFrame, factor: str) -> list[Choice]
 
 def _places(groups: Sequence[DataFrame]) -> list[str]:
     """Machine, and the settings in which groups differ that model and phase do not tell."""
+    if len(groups) == 1:
+        return [str(groups[0]["machine"].iloc[0]) or NO_MACHINE]
     if not groups:
         return []
     firsts = DataFrame([group.iloc[0] for group in groups])
@@ -169,7 +175,7 @@ def _places(groups: Sequence[DataFrame]) -> list[str]:
     ]
     return [
         ", ".join(
-            [str(row["machine"]) or "an unknown machine"]
+            [str(row["machine"]) or NO_MACHINE]
             + [f"{name.rpartition('.')[2]} {row[name] or 'none'}" for name in telling]
         )
         for row in firsts.to_dict("records")

@@ -19,6 +19,7 @@ REPETITIONS = 3
 """Enough to know a scatter; what single runs are told to be run with."""
 KIND_OF = {BATCH_SIZE: "batch_size", POWER_LIMIT: "power_limit"}
 """Of factors; others are settings."""
+SINGLE = " Of single runs: what differs from run to run is not in the interval."
 BY_TIME = "~ by time, for energy is modelled: "
 
 
@@ -139,6 +140,8 @@ def advise_one(
         text += f" {among(names, in_order)} are within the noise of it."
     if unknown := [one.name for one in options if not one.cost.is_known]:
         text += f" Not judged, for want of repetitions: {', '.join(unknown)}."
+    if any(one.cost.num == 1 for one in sides):
+        text += SINGLE
     text += choice.cost.caveat
     text += runs_text([one.run_ids for one in sides], sum(one.num_warned for one in sides))
     return Advice(
