@@ -149,7 +149,15 @@ def of_batch_size(judged: Judged, within_fraction: float) -> Verdict:
     if least not in quick and apart.differ(least, best):
         name, saved = options[least].name, ratio_change(apart.ratio(least, best))
         told += f" {name} takes {saved} still, but {judged.longer(least, fastest)}."
-    return advise_one(judged, best, most, apart.peers(best, quick), told)
+    # Times have noise as well: who may be quick may be the better one.
+    maybe = [at for at in judged.known if at in quick or _may_be_quick(judged, at, fastest, edge)]
+    return advise_one(judged, best, most, apart.peers(best, maybe), told)
+
+
+def _may_be_quick(judged: Judged, at: int, fastest: int, edge: float) -> bool:
+    """Whether its time cannot be told from what is allowed, `edge`, in log seconds."""
+    allowed = math.exp(edge - judged.choice.options[fastest].time.mean)
+    return judged.time_ratio(at, fastest).low <= allowed
 
 
 def _beside_fastest(judged: Judged, best: int, fastest: int) -> str:
