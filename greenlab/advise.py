@@ -111,6 +111,7 @@ def _known(value: object) -> object:
 
 def _print(sweep: str, num_cells: int, advised: "Advised") -> None:
     from multirun_analysis.advice import KINDS
+    from multirun_analysis.advice_table import together
 
     lines = [f"{sweep}: {num_cells:,} cells, {advised.num_comparisons:,} comparisons"]
     for kind, title in KINDS.items():
@@ -119,8 +120,8 @@ def _print(sweep: str, num_cells: int, advised: "Advised") -> None:
     if not advised.advice:
         lines += ["", "No advice: nothing here is told apart beyond the noise."]
     if advised.undecided:
-        lines += ["", "Not advised"]
-    for one in advised.undecided:
+        lines += ["", "Not advised (to the commands add whatever else the sweep was run with)"]
+    for one in together(advised.undecided):
         lines.append(f"- {one.about}: {one.reason}." if one.about else f"- {one.reason}.")
         lines += [f"  decided by: {one.command}"] if one.command else []
     if advised.advice:

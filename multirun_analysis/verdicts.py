@@ -8,12 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from pandas import DataFrame
 
 from multirun_analysis import choices, selection
 from multirun_analysis.advice_text import among, longer, ratio_change, runs_text
 from multirun_analysis.choices import BATCH_SIZE, POWER_LIMIT, Choice
-from multirun_analysis.runs import NothingToShow
 from multirun_analysis.selection import Apart
 from multirun_analysis.statistics import Estimate
 
@@ -159,39 +157,6 @@ def advise_one(
         run_ids=choices.run_ids(options),
         is_modelled=choice.cost.is_modelled,
     )
-
-
-def table(verdicts: Sequence[Verdict]) -> DataFrame:
-    """A row per verdict, for a page: sentences of advice, or reasons for none.
-
-    Raises:
-        NothingToShow: there is none.
-    """
-    if not verdicts:
-        raise NothingToShow("None.")
-    rows = [
-        {
-            "kind": one.kind,
-            "text": one.text,
-            "best": one.best,
-            "within_the_noise": ", ".join(one.peers),
-            "against": one.against,
-            "saving": one.saving.value,
-            "saving_low": one.saving.low,
-            "saving_high": one.saving.high,
-            "is_modelled": one.is_modelled,
-            "run_ids": " ".join(one.run_ids),
-        }
-        if isinstance(one, Advice)
-        else {
-            "kind": one.kind,
-            "about": one.about,
-            "reason": one.reason,
-            "decided_by": one.command,
-        }
-        for one in verdicts
-    ]
-    return DataFrame(rows)
 
 
 def undecided(judged: Judged, reason: str, command: str = "") -> Undecided:

@@ -19,7 +19,7 @@ from test_runs import GOLDEN, Lab
 
 from greenlab import advise as front_door
 from greenlab import record as records
-from multirun_analysis import choices, selection, statistics, style, verdicts
+from multirun_analysis import advice_table, choices, selection, statistics, style
 from multirun_analysis.advice import Advice, Undecided, advise
 from multirun_analysis.figures import advice as figures
 from multirun_analysis.runs import NothingToShow
@@ -391,6 +391,21 @@ def test_runs_with_warnings_are_counted() -> None:
     assert "6 of these 6 runs have warnings" in found.text
 
 
+def test_what_is_undecided_alike_is_said_once() -> None:
+    sweep = Sweep(repetitions=1)
+    for model in ("lenet", "vgg16"):
+        for size in (8, 64):
+            sweep.add(1.0, 1.0, model=model, phase="inference", batch_size=size)
+    undecided = advise(sweep.cells).undecided
+
+    [found] = advice_table.together(undecided)
+
+    assert len(undecided) == 2
+    assert found.about == "lenet, inference on box; vgg16, inference on box"
+    assert "model=lenet,vgg16 phase=inference" in found.command
+    assert found.command.endswith("batch_size=8,64 repetitions=3")
+
+
 # ------------------------------------------------------------------------------ rates
 
 
@@ -521,12 +536,12 @@ def test_what_was_not_swept_is_not_drawn() -> None:
 
 def test_tables_hold_what_is_said() -> None:
     advised = advise(planted.batch_sizes(noise=0.01))
-    [row] = verdicts.table(advised.advice).to_dict("records")
+    [row] = advice_table.table(advised.advice, "None.").to_dict("records")
 
     assert (row["best"], row["against"]) == ("64", "8")
     assert row["saving_low"] < row["saving"] < row["saving_high"]
     with pytest.raises(NothingToShow):
-        verdicts.table(advised.undecided)
+        advice_table.table(advised.undecided, "None.")
 
 
 # ------------------------------------------------------------------------------ the command

@@ -18,6 +18,7 @@ ROWS = [
     {"races"},
     {"advice_text"},
     {"verdicts"},
+    {"model_advice", "advice_table"},
     {"advice"},
     {"figures"},
     {"publish"},
@@ -29,6 +30,7 @@ ROWS = [
 PURE = [
     *("statistics", "known_energy", "evidence", "pareto", "contrast", "pairing", "claims"),
     *("selection", "choices", "races", "advice_text", "verdicts", "advice"),
+    *("model_advice", "advice_table"),
 ]
 """Arrays and frames in, numbers out: no figures, no MLflow, no files."""
 

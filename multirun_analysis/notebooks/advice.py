@@ -7,8 +7,8 @@
 # %%
 from multirun_analysis import publish, runs
 from multirun_analysis.advice import advise
+from multirun_analysis.advice_table import table, together
 from multirun_analysis.figures import advice as figures
-from multirun_analysis.verdicts import table
 
 # %% tags=["parameters"]
 tracking_uri = None
@@ -36,6 +36,7 @@ publish.table(
     "advice",
     table,
     advised.advice,
+    "No advice: nothing in this sweep is told apart beyond the noise.",
     caption="What is advised, with what it saves and its 95 % interval, and its equals.",
 )
 
@@ -47,7 +48,8 @@ publish.table(
 publish.table(
     "advice_undecided",
     table,
-    advised.undecided,
+    together(advised.undecided),
+    "Everything that this sweep offers a choice of is decided.",
     caption="Where this sweep has no advice to give, why, and the runs that would decide it.",
 )
 
