@@ -151,7 +151,7 @@ class Apart:
 
 
 def _exp(value: float) -> float:
-    return math.exp(value) if value < 700 else math.inf
+    return math.inf if value >= 700 else math.exp(value)  # NaN stays NaN
 
 
 def tests(levels: Sequence[Level]) -> list[float]:

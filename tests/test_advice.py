@@ -356,13 +356,19 @@ def test_single_runs_without_uncertainty_are_met_with_what_would_help() -> None:
 
 
 def test_single_runs_with_an_uncertainty_are_judged_by_it() -> None:
-    known = planted.batch_sizes(repetitions=1, noise=0.0, u95=0.02)
+    known = planted.batch_sizes(repetitions=1, noise=0.0, u95=0.02, slow_below=32)
+    known["time/per_sample_s"] += 1e-5 * (known["batch_size"] == 64)  # not the fastest
     vague = planted.batch_sizes(repetitions=1, noise=0.0, u95=0.9)
 
     found = advice_on(known)
 
     assert found.best == "64"
     assert "what differs from run to run is not in the interval" in found.text
+    assert found.time_ratio is not None
+    assert math.isnan(found.time_ratio.low)
+    assert math.isnan(found.time_ratio.high)
+    assert "inf" not in found.text
+    assert "nan" not in found.text
     assert "within the noise" in silence_on(vague).reason
 
 
