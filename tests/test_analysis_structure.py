@@ -12,9 +12,14 @@ ROWS = [
     {"statistics"},
     {"stores"},
     {"runs"},
-    {"known_energy", "reference", "pairing", "style"},
+    {"known_energy", "reference", "pairing", "style", "selection"},
     {"evidence", "pareto", "contrast"},
-    {"claims"},
+    {"claims", "choices"},
+    {"races"},
+    {"advice_text"},
+    {"verdicts"},
+    {"model_advice", "advice_table"},
+    {"advice"},
     {"figures"},
     {"publish"},
     {"execute"},
@@ -22,7 +27,11 @@ ROWS = [
     {"export", "compare"},
     {"__main__", "notebooks"},
 ]
-PURE = ["statistics", "known_energy", "evidence", "pareto", "contrast", "pairing", "claims"]
+PURE = [
+    *("statistics", "known_energy", "evidence", "pareto", "contrast", "pairing", "claims"),
+    *("selection", "choices", "races", "advice_text", "verdicts", "advice"),
+    *("model_advice", "advice_table"),
+]
 """Arrays and frames in, numbers out: no figures, no MLflow, no files."""
 
 MODULES = {
