@@ -23,7 +23,7 @@ ROWS = [
     {"trace", "plan"},
     {"extrapolation", "stretches"},
     {"prediction"},
-    {"metrics"},
+    {"metrics", "hindsight"},
     {"forecast_text"},
     {"description"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
