@@ -9,6 +9,7 @@ that many are measured at a time.
 import math
 import multiprocessing
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.pair_cells import SHARE, active_s, make_cell
+from benchmarks.pair_cells import DONE_FILE, SHARE, active_s, make_cell
 from greenlab import cell_process, run
 from greenlab.config import (
     BatchSize,
@@ -65,7 +66,7 @@ def draw_plan(number: int, seed: int) -> Plan:
         return math.exp(between(math.log(low), math.log(high)))
 
     nature = Nature(
-        step_s=any_size(0.01, 0.04),
+        step_s=any_size(0.015, 0.06),
         train_times=between(2.2, 3.2),
         load=between(0.5, 0.9),
         noise=any_size(0.02, 0.15),
@@ -132,7 +133,9 @@ def full_config(profiled: Config, record: Record, kind: PhaseKind) -> Config:
 def measure_pairs(
     folder: Path, number: int, *, seed: int, stretch_s: float, max_stretches: int
 ) -> Iterator[tuple[Path, Path]]:
-    """Measure so many pairs; yields the folders of profile and full run as soon as they are there.
+    """Measure those of so many pairs that are not there yet.
+
+    Yields the folders of profile and full run as soon as they are there.
 
     Raises:
         RuntimeError: a cell left no measurement.
@@ -152,10 +155,15 @@ def measure_pairs(
 def _measure_pair(folder: Path, plan: Plan, config: Config) -> tuple[Path, Path]:
     name = f"restless{plan.number:02}"
     short, full = folder / f"{name}-profile", folder / f"{name}-{plan.kind.name}"
+    if (full / DONE_FILE).exists():
+        return short, full
+    for begun in (short, full):
+        shutil.rmtree(begun, ignore_errors=True)
     with plan.machine as machine:
         record = _measure(short, config, name, machine, occasion=2 * plan.number)
         told = full_config(config, record, plan.kind)
         _measure(full, told, name, machine, occasion=2 * plan.number + 1)
+    (full / DONE_FILE).touch()
     return short, full
 
 

@@ -12,17 +12,17 @@ ROWS = [
     {"statistics"},
     {"stores"},
     {"runs"},
-    {"known_energy", "reference", "pairing", "style"},
-    {"evidence", "pareto", "contrast"},
+    {"known_energy", "reference", "pairing", "style", "hits"},
+    {"evidence", "pareto", "contrast", "predictions"},
     {"claims"},
     {"figures"},
     {"publish"},
     {"execute"},
     {"pages"},
-    {"export", "compare"},
+    {"export", "compare", "backtest"},
     {"__main__", "notebooks"},
 ]
-PURE = ["statistics", "known_energy", "evidence", "pareto", "contrast", "pairing", "claims"]
+PURE = ["statistics", "known_energy", "evidence", "pareto", "contrast", "pairing", "claims", "hits"]
 """Arrays and frames in, numbers out: no figures, no MLflow, no files."""
 
 MODULES = {

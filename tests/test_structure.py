@@ -39,7 +39,7 @@ ROWS = [
     {"sync", "selftest", "multirun"},
     {"resume"},
     {"sweep"},
-    {"__main__", "doctor", "ui", "model_cards"},
+    {"__main__", "doctor", "ui", "model_cards", "backtest"},
 ]
 LEAVES = {"options", "terminal"}
 """Import nothing of greenlab's; whoever likes may import them."""
@@ -131,6 +131,13 @@ def test_a_library_has_one_home(library: str) -> None:
 
     assert users
     assert users <= HOMES[library]
+
+
+def test_only_front_doors_know_the_analysis() -> None:
+    users = {module for module in MODULES if "multirun_analysis" in libraries(module)}
+
+    assert users
+    assert users <= ROWS[-1]
 
 
 def test_the_measuring_process_does_not_know_mlflow() -> None:

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from torch import nn
@@ -80,12 +80,25 @@ class RestlessClassifier(BeaconClassifier):
         self._time = Wavering(nature.memory_s, random)
         self._load = Wavering(nature.memory_s, random)
         self._began_s: float | None = None
+        self._due_s: float | None = None
+
+    def train(self, mode: bool = True) -> Self:
+        """As any module's; it is called where a pass begins, whose first step is due at once."""
+        self._due_s = None
+        return super().train(mode)
 
     def draw_step(self) -> tuple[float, float]:
-        """See BeaconClassifier; a machine is cold when its first step begins."""
-        if self._began_s is None:
-            self._began_s = time.monotonic()
-        return self.step_at(time.monotonic() - self._began_s)
+        """See BeaconClassifier; a machine is cold when its first step begins.
+
+        Steps of a pass are due one after the other: one that a busy machine delays, or the gradient
+        that follows it, is made up for by the next. What the real machine does leaves no trace.
+        """
+        now_s = time.monotonic()
+        due_s = now_s if self._due_s is None else self._due_s
+        self._began_s = due_s if self._began_s is None else self._began_s
+        load, step_s = self.step_at(due_s - self._began_s)
+        self._due_s = due_s + step_s
+        return load, max(0.0, self._due_s - now_s)
 
     def step_at(self, time_s: float) -> tuple[float, float]:
         """Load and seconds of a step that begins so long after the first one."""
