@@ -12,7 +12,7 @@ import math
 import sys
 from collections.abc import Hashable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pandas import DataFrame
 
@@ -20,14 +20,19 @@ from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError
 from multirun_analysis import hits, predictions, runs
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 TABLES = {
     "overall": "All pairs",
     "by_phase": "By phase",
     "by_model": "By model",
     "by_length": "Had the profiles had fewer stretches",
 }
+BRIEF = ("by_model", "by_length")
+"""Printed without gross energy, which the JSON has."""
 BY = {"by_phase": ["phase"], "by_model": ["model"]}
-LABELS = {"phase": "phase", "model": "model", "max_stretches": "stretches"}
+LABELS = {"phase": "phase", "model": "model", "max_stretches": "at most"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,54 +86,69 @@ def score(pairs: DataFrame) -> dict[str, DataFrame]:
     }
 
 
-def heading(pairs: DataFrame) -> list[str]:
-    """How many pairs there are of each series, and how short their profiles were."""
-    told = []
+def heading(pairs: DataFrame) -> dict[str, str]:
+    """By series: how many pairs there are, and how short their profiles were."""
+    told = {}
     for series, own in hits.whole(pairs).groupby("series", sort=False):
         share = own["share_percent"]
-        told.append(
-            f"{series}: {len(own)} full runs held against {own['profile_id'].nunique()} profiles. "
-            f"A profile's stretches of that kind took {own['profile_s'].mean():.2g} s, "
+        told[str(series)] = (
+            f"{series}: {len(own)} full runs held against {own['profile_id'].nunique()} profiles, "
+            f"whose stretches of that kind took {own['profile_s'].mean():.2g} s on average: "
             f"{share.mean():.2g} % of the run ({share.min():.2g} to {share.max():.2g} %)."
         )
     return told
 
 
 def _remarks(pairs: DataFrame, loaded: runs.Runs) -> list[str]:
-    told = [remark for remark in loaded.remarks if runs.PROFILES not in remark]
-    alone = len(loaded.cells) - pairs["run_id"].nunique()
-    if alone:
+    """What was left out, and why."""
+    others = loaded.left_out[loaded.left_out["reason"] != runs.PROFILES]
+    told = [
+        f"{len(group):,} cells left out, {reason}."
+        for reason, group in others.groupby("reason", sort=False)
+    ]
+    if alone := len(loaded.cells) - pairs["run_id"].nunique():
         told.append(f"{alone:,} cells have no profile of their job here, or --where leaves them.")
+    idle = len(loaded.left_out) - len(others) - pairs["profile_id"].nunique()
+    if idle:
+        told.append(f"{idle:,} profiles have no full run here, or a newer one was taken.")
     return told
 
 
 def _print(pairs: DataFrame, tables: dict[str, DataFrame]) -> None:
     from rich.markup import escape
-    from rich.table import Table
 
     from greenlab.terminal import open_console
 
     console = open_console()
-    for line in heading(pairs):
+    for series, line in heading(pairs).items():
         console.print(escape(line), highlight=False)
-    for name, title in TABLES.items():
-        for series, table in tables[name].groupby("series", sort=False):
-            shown = Table(title=escape(f"{title}: {series}"), title_justify="left")
-            keys = [column for column in LABELS if column in table]
-            names = [LABELS[key] for key in keys]
-            names += ["of", "pairs", "inside 95 %", "MAPE", "bias", "largest", "interval", "share"]
-            for column in names:
-                is_text = column in {"model", "phase", "of"}
-                shown.add_column(column, justify="left" if is_text else "right")
-            for row in table.to_dict("records"):
-                shown.add_row(*(escape(str(row[key])) for key in keys), *_row(row))
-            console.print(shown)
+        for name, title in TABLES.items():
+            own = tables[name][tables[name]["series"] == series]
+            if name in BRIEF:
+                own = own[own["quantity"] != "gross"]
+            console.print(_table(title, own))
     console.print(
         "inside 95 %: truths in their prediction interval, with Wilson's interval of that share; "
         "MAPE: mean absolute error; bias: mean error, above zero where too much was predicted; "
         "interval: mean half-width; all in percent of the truth. Share: the profile's of the run.",
         highlight=False,
     )
+
+
+def _table(title: str, scored: DataFrame) -> "Table":
+    from rich.markup import escape
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left")
+    keys = [column for column in LABELS if column in scored]
+    names = [LABELS[key] for key in keys]
+    names += ["of", "pairs", "inside 95 %", "MAPE", "bias", "largest", "interval", "share"]
+    for column in names:
+        is_text = column in {"model", "phase", "of"}
+        shown.add_column(column, justify="left" if is_text else "right")
+    for row in scored.to_dict("records"):
+        shown.add_row(*(escape(str(row[key])) for key in keys), *_row(row))
+    return shown
 
 
 def _row(row: Mapping[Hashable, Any]) -> list[str]:

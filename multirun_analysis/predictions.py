@@ -14,6 +14,7 @@ from greenlab import record as records
 from greenlab.config import job_signature
 from greenlab.hindsight import Known, newest_profile
 from greenlab.prediction import KINDS, Backtest, backtest, profiled
+from greenlab.record import Record
 from multirun_analysis import hits, runs
 from multirun_analysis.runs import Runs
 
@@ -74,6 +75,22 @@ def what_is_missing(loaded: Runs, where: str | None = None) -> str:
     )
 
 
+def series_of(record: Record) -> str:
+    """Machine, device and the source of each component: what may be scored together.
+
+    Settings that tell the series of cells apart, as the number of epochs, do not part pairs: both
+    cells of a pair have those that count.
+    """
+    assert record.measurement is not None, "a full run without a measurement"
+    sources = [
+        f"{source.component} {source.provenance}".replace("modelled", "~modelled")
+        for source in record.sources
+        if source.provenance != "absent"
+    ]
+    machine = record.origin[0] or "unknown machine"
+    return ", ".join([f"{machine} on {record.measurement.device}", *sources])
+
+
 def _command(chosen: Mapping[str, str], phase: str) -> str:
     told = " ".join(f"{name}={value}" for name, value in chosen.items() if value)
     return f"python -m greenlab -m {told} phase={phase}"
@@ -103,6 +120,7 @@ def _rows(
         yield {
             "profile_id": profile.run_id,
             **{name: cell[name] for name in hits.FACTS if name in cell},
+            "series": series_of(run.record),
             "num_stretches": num_stretches,
             "is_whole": num_stretches == number,
             "profile_s": held.profile_s,

@@ -181,6 +181,9 @@ def test_an_experiment_is_scored(workplace: Path, tmp_path: Path, backtest: Back
     )
     assert hits.whole(pairs)["net_true_j"].tolist() == [2850.0]
     assert set(pairs["modelled"]) == {"dram"}
+    assert set(pairs["series"]) == {
+        "lab-1a2b3c on cuda:0, gpu measured:nvml, cpu measured:rapl, dram ~modelled:dimm"
+    }
 
     code, output, _ = backtest(database, "--json")
     told = json.loads(output)

@@ -111,7 +111,7 @@ def draw_pairs(pairs: pd.DataFrame, quantity: str = "net") -> Figure:
     for axes in (left, right):
         axes.set_xlabel(f"{hits.WORDS[quantity]} of the full run ({scale.unit})")
     left.set_ylabel(f"predicted {hits.WORDS[quantity]} ({scale.unit})")
-    right.set_ylabel("predicted / true, with the 95 % interval")
+    right.set_ylabel("predicted / true (95 % interval)")
     misses = Line2D([], [], color=style.WARNING, lw=1.2, label="interval misses the truth")
     parts.legend_of_series(figure, once, *parts.phase_handles(once), misses)
     style.mark_modelled(figure, once, "times are measured" if quantity == "time" else "")
