@@ -45,8 +45,8 @@ LIGHT = (
 """The default: those of which a step of a few samples is short on two cores."""
 PASSES = 4
 """A full run of training has about so many epochs, or more."""
-SAMPLES = (16, 8192)
-"""The fewest and the most that an epoch has."""
+SAMPLES = (128, 8192)
+"""The fewest and the most that an epoch has: each is metered by itself, and costs a reading."""
 
 
 def base_config(model: str, batch_size: int, options: argparse.Namespace) -> Config:
@@ -68,7 +68,7 @@ def size_epoch(config: Config, batch_s: float, options: argparse.Namespace) -> C
     size = config.batch_size.size
     fewest, most = SAMPLES
     num_batches = max(1, round(options.job_s / PASSES / batch_s))
-    num_samples = min(max(num_batches * size, fewest, size), most)
+    num_samples = min(max(num_batches * size, fewest), most)
     return replace(config, dataset=replace(config.dataset, num_samples=num_samples))
 
 
