@@ -12,8 +12,8 @@ ROWS = [
     {"statistics"},
     {"stores"},
     {"runs"},
-    {"known_energy", "reference", "pairing", "style", "selection"},
-    {"evidence", "pareto", "contrast"},
+    {"known_energy", "reference", "pairing", "style", "selection", "hits"},
+    {"evidence", "pareto", "contrast", "predictions"},
     {"claims", "choices"},
     {"races"},
     {"advice_text"},
@@ -24,11 +24,11 @@ ROWS = [
     {"publish"},
     {"execute"},
     {"pages"},
-    {"export", "compare"},
+    {"export", "compare", "backtest"},
     {"__main__", "notebooks"},
 ]
 PURE = [
-    *("statistics", "known_energy", "evidence", "pareto", "contrast", "pairing", "claims"),
+    *("statistics", "known_energy", "evidence", "pareto", "contrast", "pairing", "claims", "hits"),
     *("selection", "choices", "races", "advice_text", "verdicts", "advice"),
     *("model_advice", "advice_table"),
 ]
