@@ -9,12 +9,12 @@ from test_structure import imports
 PACKAGE = ROOT / "multirun_analysis"
 
 ROWS = [
-    {"statistics"},
+    {"statistics", "regression"},
     {"stores"},
     {"runs"},
     {"known_energy", "reference", "pairing", "style"},
-    {"evidence", "pareto", "contrast"},
-    {"claims"},
+    {"evidence", "pareto", "contrast", "estimates"},
+    {"claims", "estimate_text"},
     {"figures"},
     {"publish"},
     {"execute"},
@@ -23,6 +23,7 @@ ROWS = [
     {"__main__", "notebooks"},
 ]
 PURE = ["statistics", "known_energy", "evidence", "pareto", "contrast", "pairing", "claims"]
+PURE += ["regression", "estimates"]
 """Arrays and frames in, numbers out: no figures, no MLflow, no files."""
 
 MODULES = {

@@ -39,7 +39,7 @@ ROWS = [
     {"sync", "selftest", "multirun"},
     {"resume"},
     {"sweep"},
-    {"__main__", "doctor", "ui", "model_cards"},
+    {"__main__", "doctor", "ui", "model_cards", "estimate"},
 ]
 LEAVES = {"options", "terminal"}
 """Import nothing of greenlab's; whoever likes may import them."""
@@ -120,6 +120,13 @@ def test_imports_point_down(module: str) -> None:
     assert imports_of_greenlab(module) <= below
 
 
+def test_the_analysis_is_known_to_front_doors_alone() -> None:
+    users = {module for module in MODULES if "multirun_analysis" in libraries(module)}
+
+    assert users
+    assert users <= ROWS[-1]
+
+
 @pytest.mark.parametrize("module", sorted(LEAVES))
 def test_a_leaf_imports_nothing_of_greenlab(module: str) -> None:
     assert imports_of_greenlab(module) == set()
@@ -157,7 +164,7 @@ def test_torch_is_not_imported_by(module: str) -> None:
 
 def test_the_front_door_opens_without_torch_and_mlflow() -> None:
     code = (
-        "import sys, greenlab.__main__, greenlab.sync, greenlab.quality\n"
+        "import sys, greenlab.__main__, greenlab.sync, greenlab.quality, greenlab.estimate\n"
         "print({'torch', 'mlflow'} & sys.modules.keys())"
     )
     shown = subprocess.run(
