@@ -42,7 +42,7 @@ JOB = ("profile.target_epochs=", "profile.target_inferences=", "phase.epochs=")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the estimates; see the module for the exit code."""
-    chosen = _parser().parse_args(arguments)
+    chosen = _parser().parse_intermixed_args(arguments)  # options among overrides, as Hydra has it
     logging.getLogger("greenlab.model_profile").setLevel(logging.ERROR)  # a count is all it is for
     problems: list[str] = []
     # What a builder prints is not to come between a program and its JSON.

@@ -239,17 +239,19 @@ def _hold_out_candidate(rows: DataFrame, predictors: tuple[str, ...]) -> _Held |
     of_model = [np.flatnonzero(model == one) for one in range(int(model.max()) + 1)]
     num = len(of_model)
     size, square, percent = (np.full((num, num), math.nan) for _ in range(3))
-    for i, j in itertools.product(range(num), repeat=2):
-        out = of_model[i] if i == j else np.concatenate([of_model[j], of_model[i]])
+    for i, j in itertools.combinations_with_replacement(range(num), 2):
+        out = of_model[i] if i == j else np.concatenate([of_model[i], of_model[j]])
         left = np.eye(len(out)) - hat[np.ix_(out, out)]
         if np.linalg.eigvalsh(left)[0] < MIN_LEFT:
             return None
-        inverse, own = np.linalg.inv(left), slice(0, len(of_model[j]))
-        errors = -(inverse @ residuals[out])[own] / root[of_model[j]]
-        leverage = (np.diag(inverse)[own] - 1) / weight[of_model[j]]
-        size[i, j] = np.abs(errors).mean()
-        square[i, j] = (errors**2 / (1 + leverage)).mean()
-        percent[i, j] = 100 * np.abs(np.expm1(errors)).mean()
+        inverse = np.linalg.inv(left)
+        errors = -(inverse @ residuals[out]) / root[out]
+        leverage = (np.diag(inverse) - 1) / weight[out]
+        for without, own in ((i, j), (j, i)):
+            of = model[out] == own
+            size[without, own] = np.abs(errors[of]).mean()
+            square[without, own] = (errors[of] ** 2 / (1 + leverage[of])).mean()
+            percent[without, own] = 100 * np.abs(np.expm1(errors[of])).mean()
     return _Held(fit=fit, size=size, square=square, percent=percent)
 
 
