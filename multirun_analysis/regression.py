@@ -19,7 +19,6 @@ of a handful of errors would promise more than they hold: the 95 % point of sixt
 largest.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -236,23 +235,38 @@ def _hold_out_candidate(rows: DataFrame, predictors: tuple[str, ...]) -> _Held |
     weighted = x * root[:, None]
     hat = weighted @ fit.spread @ weighted.T
     residuals = root * (y - x @ fit.coefficients)
-    of_model = [np.flatnonzero(model == one) for one in range(int(model.max()) + 1)]
-    num = len(of_model)
-    size, square, percent = (np.full((num, num), math.nan) for _ in range(3))
-    for i, j in itertools.combinations_with_replacement(range(num), 2):
-        out = of_model[i] if i == j else np.concatenate([of_model[i], of_model[j]])
-        left = np.eye(len(out)) - hat[np.ix_(out, out)]
-        if np.linalg.eigvalsh(left)[0] < MIN_LEFT:
-            return None
-        inverse = np.linalg.inv(left)
-        errors = -(inverse @ residuals[out]) / root[out]
-        leverage = (np.diag(inverse) - 1) / weight[out]
-        for without, own in ((i, j), (j, i)):
-            of = model[out] == own
-            size[without, own] = np.abs(errors[of]).mean()
-            square[without, own] = (errors[of] ** 2 / (1 + leverage[of])).mean()
-            percent[without, own] = 100 * np.abs(np.expm1(errors[of])).mean()
-    return _Held(fit=fit, size=size, square=square, percent=percent)
+    place, is_row = _padded(model)
+    num, most = place.shape
+    j, i = (np.ravel(one) for one in np.meshgrid(range(num), range(num)))
+    out = np.concatenate([place[j], place[i]], axis=1)  # of each pair: rows of j, then of i
+    is_out = np.concatenate([is_row[j], is_row[i] & (i != j)[:, None]], axis=1)
+    both = is_out[:, :, None] & is_out[:, None, :]
+    left = np.eye(2 * most) - np.where(both, hat[out[:, :, None], out[:, None, :]], 0.0)
+    if np.linalg.eigvalsh(left)[:, 0].min() < MIN_LEFT:
+        return None
+    inverse = np.linalg.inv(left)
+    deleted = np.einsum("pab,pb->pa", inverse, np.where(is_out, residuals[out], 0.0))
+    errors = -deleted[:, :most] / root[place[j]]
+    leverage = (np.einsum("paa->pa", inverse)[:, :most] - 1) / weight[place[j]]
+
+    def mean(values: Floats) -> Floats:
+        own = np.where(is_row[j], values, 0.0).sum(axis=1) / is_row[j].sum(axis=1)
+        return np.asarray(own.reshape(num, num))
+
+    return _Held(
+        fit=fit,
+        size=mean(np.abs(errors)),
+        square=mean(errors**2 / (1 + leverage)),
+        percent=mean(100 * np.abs(np.expm1(errors))),
+    )
+
+
+def _padded(model: npt.NDArray[np.intp]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.bool_]]:
+    """Each model's rows, (models, most rows), and which of them are rows and not padding."""
+    own = [np.flatnonzero(model == one) for one in range(int(model.max()) + 1)]
+    most = max(map(len, own))
+    place = np.array([np.resize(rows, most) for rows in own])
+    return place, np.arange(most) < np.array([[len(rows)] for rows in own])
 
 
 def _logarithms(
