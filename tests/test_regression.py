@@ -193,7 +193,7 @@ def check_honesty(tried: DataFrame) -> None:
 
 
 def test_of_a_few_models_intervals_hold_and_errors_are_not_flattered() -> None:
-    check_honesty(try_out(6, LAWS["two"], 60))
+    check_honesty(try_out(6, LAWS["two"], 40))
 
 
 @pytest.mark.slow
@@ -203,7 +203,7 @@ def test_of_a_few_models_intervals_hold_and_errors_are_not_flattered() -> None:
 def test_intervals_hold_for_more_models_and_for_heavy_tails(
     law: str, num: int, heavy: bool
 ) -> None:
-    tried = try_out(num, LAWS[law], 300, heavy=heavy)
+    tried = try_out(num, LAWS[law], 200, heavy=heavy)
     print(f"{law}, {num} models, heavy {heavy}: {tried.mean().round(3).to_dict()}")
     check_honesty(tried)
 
