@@ -12,18 +12,26 @@ ROWS = [
     {"statistics", "regression"},
     {"stores"},
     {"runs"},
-    {"known_energy", "reference", "pairing", "style"},
-    {"evidence", "pareto", "contrast", "estimates"},
-    {"claims", "estimate_text"},
+    {"known_energy", "reference", "pairing", "style", "selection", "hits"},
+    {"evidence", "pareto", "contrast", "predictions", "estimates"},
+    {"claims", "choices", "estimate_text"},
+    {"races"},
+    {"advice_text"},
+    {"verdicts"},
+    {"model_advice", "advice_table"},
+    {"advice"},
     {"figures"},
     {"publish"},
     {"execute"},
     {"pages"},
-    {"export", "compare"},
+    {"export", "compare", "backtest"},
     {"__main__", "notebooks"},
 ]
-PURE = ["statistics", "known_energy", "evidence", "pareto", "contrast", "pairing", "claims"]
-PURE += ["regression", "estimates"]
+PURE = [
+    *("statistics", "known_energy", "evidence", "pareto", "contrast", "pairing", "claims", "hits"),
+    *("selection", "choices", "races", "advice_text", "verdicts", "advice"),
+    *("model_advice", "advice_table", "regression", "estimates"),
+]
 """Arrays and frames in, numbers out: no figures, no MLflow, no files."""
 
 MODULES = {
