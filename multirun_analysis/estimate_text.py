@@ -20,7 +20,8 @@ QUANTITIES = {"net_j": ("net", "J"), "gross_j": ("gross", "J"), "time_s": ("time
 _PREFIXES = {1e9: "G", 1e6: "M", 1e3: "k", 1.0: "", 1e-3: "m", 1e-6: "µ", 1e-9: "n"}
 _TIMES = {86_400.0: "d", 3600.0: "h", 60.0: "min"}
 LEGEND = (
-    "Errors are of models left out of the fit, |estimate / truth − 1|. `chosen anew` leaves each "
+    "Errors are of models left out of the fit, |estimate / truth − 1|; the order is that of the "
+    "mean |ln estimate / truth|, to which half is as wrong as twice. `chosen anew` leaves each "
     "model out of the choice of predictors as well: the error of an estimate made here."
 )
 IN_ANOTHER_GUISE = (
