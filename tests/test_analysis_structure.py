@@ -9,12 +9,12 @@ from test_structure import imports
 PACKAGE = ROOT / "multirun_analysis"
 
 ROWS = [
-    {"statistics"},
+    {"statistics", "regression"},
     {"stores"},
     {"runs"},
     {"known_energy", "reference", "pairing", "style", "selection", "hits"},
-    {"evidence", "pareto", "contrast", "predictions"},
-    {"claims", "choices"},
+    {"evidence", "pareto", "contrast", "predictions", "estimates"},
+    {"claims", "choices", "estimate_text"},
     {"races"},
     {"advice_text"},
     {"verdicts"},
@@ -30,7 +30,7 @@ ROWS = [
 PURE = [
     *("statistics", "known_energy", "evidence", "pareto", "contrast", "pairing", "claims", "hits"),
     *("selection", "choices", "races", "advice_text", "verdicts", "advice"),
-    *("model_advice", "advice_table"),
+    *("model_advice", "advice_table", "regression", "estimates"),
 ]
 """Arrays and frames in, numbers out: no figures, no MLflow, no files."""
 

@@ -39,7 +39,7 @@ ROWS = [
     {"sync", "selftest", "multirun"},
     {"resume"},
     {"sweep"},
-    {"__main__", "doctor", "ui", "model_cards", "advise", "backtest"},
+    {"__main__", "doctor", "ui", "model_cards", "advise", "backtest", "estimate"},
 ]
 LEAVES = {"options", "terminal"}
 """Import nothing of greenlab's; whoever likes may import them."""
@@ -168,7 +168,7 @@ def test_torch_is_not_imported_by(module: str) -> None:
 
 def test_the_front_door_opens_without_torch_and_mlflow() -> None:
     code = (
-        "import sys, greenlab.__main__, greenlab.sync, greenlab.quality\n"
+        "import sys, greenlab.__main__, greenlab.sync, greenlab.quality, greenlab.estimate\n"
         "print({'torch', 'mlflow'} & sys.modules.keys())"
     )
     shown = subprocess.run(
