@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from greenlab.config import PhaseKind
+from greenlab.config import PhaseKind, job_signature, to_dict
 from greenlab.data import Batches
 from greenlab.energy import EnergyWindow
 from greenlab.promise import Rules, verdict
@@ -81,22 +81,24 @@ class Epochs:
     """Gradient descent over the training split, once per pass."""
 
     def __init__(self, workload: Workload, ground: Ground) -> None:
+        config = workload.config
         self._workload, self._ground = workload, ground
+        self._rules = Rules(
+            planned_epochs=config.phase.epochs,
+            after_epochs=config.phase.stop_after_epochs,
+            below_accuracy=config.phase.stop_below_accuracy,
+            job=job_signature(to_dict(config)),
+            num_classes=config.dataset.num_classes,
+            num_tested=workload.test.num_distinct,
+        )
         self.stopped_early: StoppedEarly | None = None
 
     def goes_on(self, passes: Sequence[Pass]) -> bool:
         """Until there are as many as were asked for, or (`phase.stop_early`) no use in more."""
-        config, ground = self._workload.config, self._ground
-        if config.phase.stop_early:
-            rules = Rules(
-                planned_epochs=config.phase.epochs,
-                after_epochs=config.phase.stop_after_epochs,
-                below_accuracy=config.phase.stop_below_accuracy,
-                num_classes=config.dataset.num_classes,
-                num_tested=self._workload.test.num_distinct,
-            )
-            self.stopped_early = verdict(passes, ground.idle, rules, ground.rivals)
-        return len(passes) < config.phase.epochs and self.stopped_early is None
+        ground = self._ground
+        if self._workload.config.phase.stop_early:
+            self.stopped_early = verdict(passes, ground.idle, self._rules, ground.rivals)
+        return len(passes) < self._rules.planned_epochs and self.stopped_early is None
 
     def run_pass(self) -> Tally:
         """One epoch."""

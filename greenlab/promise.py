@@ -2,9 +2,10 @@
 
 Pure. The *front* is what cells of the same sweep have shown before it (`Rival`): it is out of reach
 where one of them is more accurate than a cell may yet become, and took no more energy than that
-will have taken. To stop a cell that would have reached it is the error to avoid: a verdict takes a
-chance of less than one in forty. How accurate it may become is told by learning_curve.py, what its
-epochs to come will take by extrapolation.py, both from the epochs so far.
+will have taken, by measurement or because it did the same work. To stop a cell that would have
+reached it is the error to avoid: a verdict takes a chance of less than one in forty. How accurate
+it may become is told by learning_curve.py, what its epochs to come will take by extrapolation.py,
+both from the epochs so far.
 """
 
 import math
@@ -38,6 +39,8 @@ class Rules:
     """The first verdict comes after so many."""
     below_accuracy: float | None
     """Ended as well where it cannot reach this; None: where it cannot reach the front alone."""
+    job: str
+    """See `Rival`."""
     num_classes: int
     num_tested: int
     """Samples of the test split, none counted twice."""
@@ -80,7 +83,7 @@ def verdict(
         accuracy_high=float(high),
         rival=beaten_by,
         below_accuracy=below if is_below else None,
-        least_net_j=least_j if beaten_by else None,
+        least_net_j=least_j,
     )
 
 
@@ -100,14 +103,27 @@ def _beaten_by(
         theirs = rival.accuracy + spread * random.standard_normal(len(final))
         if _chance(final + error >= theirs) < CHANCE:
             out_of_reach.append(rival)
-    if not out_of_reach or (least_j := _least_net_j(passes, idle, rules)) is None:
+    if not out_of_reach:
         return None, None
-    cheaper = [
-        one
-        for one in out_of_reach
-        if one.net_j is not None and one.net_j + one.net_u95_j <= least_j
-    ]
-    return max(cheaper, key=lambda one: one.accuracy, default=None), least_j
+    least_j = _least_net_j(passes, idle, rules)
+    no_dearer = [one for one in out_of_reach if _took_no_more(one, least_j, rules)]
+    if not no_dearer:
+        return None, None
+    best = max(no_dearer, key=lambda one: one.accuracy)
+    return best, None if _did_no_more(best, rules) else least_j
+
+
+def _took_no_more(rival: Rival, least_j: float | None, rules: Rules) -> bool:
+    if _did_no_more(rival, rules):
+        return True  # by how much two measurements of it differ is noise
+    if rival.net_j is None or least_j is None:
+        return False
+    return rival.net_j + rival.net_u95_j <= least_j
+
+
+def _did_no_more(rival: Rival, rules: Rules) -> bool:
+    """Whether its epochs were the same work, and no more of them; only its learning differed."""
+    return rival.job == rules.job and rival.num_epochs <= rules.planned_epochs
 
 
 def _chance(holds: NDArray[np.bool_]) -> float:

@@ -487,7 +487,8 @@ def _stopped_early(evidence: Evidence) -> Iterator[Doubt]:
         return
     reasons = []
     if stop.rival is not None:
-        reasons.append(f"{stop.rival.name} has {stop.rival.accuracy:.1%} and took no more energy")
+        cost = "did no more work" if stop.least_net_j is None else "took no more energy"
+        reasons.append(f"{stop.rival.name} has {stop.rival.accuracy:.1%} and {cost}")
     if stop.below_accuracy is not None:
         reasons.append(f"phase.stop_below_accuracy={stop.below_accuracy:g}")
     yield Doubt(

@@ -67,6 +67,9 @@ class Rival:
     device: str
     provenance: dict[str, str]
     """By component; absent ones too."""
+    job: str
+    """What it shares with those whose epochs are the same work: config.job_signature."""
+    num_epochs: int
     accuracy: float
     """On the test split, after the last epoch."""
     training_accuracy: float
@@ -372,11 +375,12 @@ class StoppedEarly:
     """With `accuracy_high`, a 95 % prediction interval; see promise.py."""
     accuracy_high: float
     rival: Rival | None
-    """More accurate, and took no more; None where `below_accuracy` is the reason."""
+    """More accurate, and took no more energy; None where `below_accuracy` is the reason."""
     below_accuracy: float | None
     """`phase.stop_below_accuracy`, where that is the reason."""
     least_net_j: float | None
-    """Lower end of what all epochs would have taken, held against the rival's; else None."""
+    """Lower end of what all epochs would have taken, where that was held against the rival's; None
+    where the rival did the same work, and no more of it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,21 +4,20 @@ The process that measures knows no store and no other cell: it is handed this wi
 """
 
 import logging
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from greenlab import energy
 from greenlab import record as records
-from greenlab.config import PhaseKind
+from greenlab.config import PhaseKind, job_signature, work
 from greenlab.errors import GreenlabError, first_line
 from greenlab.record import Measurement, Record, Rival
 
 logger = logging.getLogger(__name__)
 
 
-def rivals_in(sweep_folder: Path, settings: Mapping[str, Any]) -> list[Rival]:
+def rivals_in(sweep_folder: Path, settings: dict[str, Any]) -> list[Rival]:
     """Trainings to hold a cell of these settings against; none where it does not stop early.
 
     They learned from the same data. Repetitions of the same cell and those with another seed are
@@ -37,7 +36,7 @@ def rivals_in(sweep_folder: Path, settings: Mapping[str, Any]) -> list[Rival]:
 
 
 @lru_cache(maxsize=10_000)  # a record is written once
-def _finished(folder: Path) -> tuple[Mapping[str, Any], Rival] | None:
+def _finished(folder: Path) -> tuple[dict[str, Any], Rival] | None:
     try:
         record = records.read_record(folder)
     except GreenlabError as error:
@@ -66,6 +65,8 @@ def as_rival(record: Record) -> Rival | None:
         machine=place.machine,
         device=measured.device,
         provenance={source.component: source.provenance for source in measured.sources},
+        job=job_signature(record.cell.config),
+        num_epochs=len(measured.passes),
         accuracy=measured.evaluation.accuracy,
         training_accuracy=measured.passes[-1].outcome.accuracy,
         net_j=net_j,
@@ -86,11 +87,9 @@ def _net_j(measured: Measurement) -> tuple[float | None, float]:
     return energy.total(energy.net_energy_j(measured.active, measured.idle_w)), u95_j
 
 
-def _data(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _data(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings["dataset"].items() if key != "folder"}
 
 
-def _but_luck(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        group: settings[group] for group in ("model", "hardware", "batch_size", "phase", "dataset")
-    }
+def _but_luck(settings: dict[str, Any]) -> tuple[Any, str]:
+    return settings["hardware"], work(settings)
