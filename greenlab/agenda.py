@@ -10,9 +10,10 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 
 from greenlab.config import Config, Order
+from greenlab.uncertainty import mean_half_width
 
 FIRST_REPETITIONS = 3
 """Of every cell before `repetitions=auto` knows which are noisy.
@@ -77,16 +78,6 @@ def relative_half_width(values: Sequence[float]) -> float:
     """
     mean = fmean(values) if values else 0.0
     return mean_half_width(values) / abs(mean) if mean else math.inf
-
-
-def mean_half_width(values: Sequence[float]) -> float:
-    """95 % half-width of the mean of `values` by Student's t; inf for fewer than two."""
-    from scipy.special import stdtrit  # a second that a sweep without repetitions does not need
-
-    if len(values) < 2:
-        return math.inf
-    degrees = len(values) - 1
-    return float(stdtrit(degrees, 0.975)) * stdev(values) / math.sqrt(len(values))
 
 
 class Agenda:

@@ -7,10 +7,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from greenlab import forecast_text
-from greenlab.agenda import mean_half_width
 from greenlab.config import UNSIGNED, cell_signature
 from greenlab.metrics import metrics, two_digits
 from greenlab.record import Record
+from greenlab.uncertainty import mean_half_width
 
 MODELLED = (
     "~ holds modelled energy, not measured: a TDP or DIMM model stands in for a counter (python -m "

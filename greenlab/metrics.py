@@ -41,6 +41,8 @@ def metrics(record: Record) -> dict[str, float]:
     }
     if measured.model.parameters:
         named["model/macs_per_parameter"] = measured.model.macs_per_parameter
+    if measured.model.activation_bytes is not None:
+        named["model/activation_bytes"] = measured.model.activation_bytes
     named |= prediction_metrics(record) if record.cell.is_profile else _of_one_kind(measured)
     named |= stop_metrics(measured)
     return named | _limits(record) | _account_metrics(record) | measured.trace.mean

@@ -1,5 +1,7 @@
 """What a model weighs and what one sample costs it: parameters, bytes, multiply-accumulates.
 
+All is counted in one pass over one sample.
+
 MACs are counted twice. thop counts as the paper's kind of tool does: convolutions and linear
 layers by rule, normalisation and pooling on top, a layer type that it does not know as zero.
 torch's FlopCounterMode counts exactly, but only convolutions and matrix products; a multiply and
@@ -17,6 +19,7 @@ import torch
 from thop.profile import register_hooks as thop_rules
 from thop.vision.basic_hooks import zero_ops
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from greenlab.errors import ModelError, first_line
@@ -71,7 +74,8 @@ def profile_model(model: nn.Module, sample: Tensor) -> ModelProfile:
     Raises:
         ModelError: the model cannot be counted.
     """
-    layers = count_macs_by_layer_type(model, sample).values()
+    counted = _count_pass(model, sample)
+    layers = _by_layer_type(counted).values()
     uncounted = _uncounted_layers(model)
     if uncounted:
         logger.warning(
@@ -88,6 +92,7 @@ def profile_model(model: nn.Module, sample: Tensor) -> ModelProfile:
         macs=sum(layer.macs for layer in layers),
         macs_exact=sum(layer.macs_exact for layer in layers),
         uncounted_layers=uncounted,
+        activation_bytes=counted.activation_bytes,
     )
 
 
@@ -104,23 +109,41 @@ def count_macs_by_layer_type(model: nn.Module, sample: Tensor) -> dict[str, Laye
     Raises:
         ModelError: the model cannot be counted.
     """
+    return _by_layer_type(_count_pass(model, sample))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Pass:
+    macs: Counter[str]
+    """By thop, by layer type."""
+    flops: Counter[str]
+    """By torch, by layer type."""
+    activation_bytes: int
+
+
+def _by_layer_type(counted: _Pass) -> dict[str, LayerMacs]:
+    macs, flops = counted.macs, counted.flops
+    return {
+        kind: LayerMacs(macs=macs[kind], macs_exact=flops[kind] // 2)
+        for kind in sorted(macs.keys() | flops.keys())
+        if macs[kind] or flops[kind]
+    }
+
+
+def _count_pass(model: nn.Module, sample: Tensor) -> _Pass:
+    """Run the model once, counted; raises as `count_macs_by_layer_type` says."""
     device = next((parameter.device for parameter in model.parameters()), sample.device)
     try:
-        by_thop, flops = _run_counted(model, sample.to(device))
+        return _run_counted(model, sample.to(device))
     except Exception as error:  # whatever a user's forward, or a counter that it upsets, raises
         raise ModelError(
             f"the multiply-accumulates of {type(model).__name__} cannot be counted: "
             f"{first_line(error)}. Its forward must work in evaluation, with hooks on its modules"
         ) from error
-    return {
-        kind: LayerMacs(macs=by_thop[kind], macs_exact=flops[kind] // 2)
-        for kind in sorted(by_thop.keys() | flops.keys())
-        if by_thop[kind] or flops[kind]
-    }
 
 
-def _run_counted(model: nn.Module, sample: Tensor) -> tuple[Counter[str], Counter[str]]:
-    """One pass in evaluation: thop's MACs and torch's FLOPs, by layer type.
+def _run_counted(model: nn.Module, sample: Tensor) -> _Pass:
+    """One pass in evaluation: thop's MACs and torch's FLOPs by layer type, and activations.
 
     thop's rules are called on a stand-in for each module, so that the model is left as it was; its
     own walk leaves buffers behind, and counts a layer fourfold that two others share.
@@ -128,12 +151,16 @@ def _run_counted(model: nn.Module, sample: Tensor) -> tuple[Counter[str], Counte
     by_thop: Counter[str] = Counter()
     flops: Counter[str] = Counter()
     counter = FlopCounterMode(display=False)
+    activation_bytes = 0
     own: list[int] = []  # for each module that is running: FLOPs begun with, less its parts'
 
     def begin(module: nn.Module, *_: object) -> None:
         own.append(counter.get_total_flops())
 
     def end(module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal activation_bytes
+        if next(module.children(), None) is None:
+            activation_bytes += _bytes_of(output)
         kind, done = type(module).__name__, counter.get_total_flops()
         own_flops = done - own.pop()
         flops[kind] += own_flops
@@ -157,7 +184,12 @@ def _run_counted(model: nn.Module, sample: Tensor) -> tuple[Counter[str], Counte
             hook.remove()
         for module, was_training in training.items():
             module.training = was_training
-    return by_thop, flops
+    return _Pass(macs=by_thop, flops=flops, activation_bytes=activation_bytes)
+
+
+def _bytes_of(output: Any) -> int:
+    """Of all tensors in what a module returns: a tensor, or tuples, lists and dicts of them."""
+    return sum(one.nbytes for one in tree_leaves(output) if isinstance(one, Tensor))
 
 
 class _Counted:

@@ -163,6 +163,7 @@ class Stretches:
         self._stretch_s = max(workload.config.phase.stretch_s, self.MIN_TICKS * ground.tick_s)
         self._train, self._test = _endless(workload.train), _endless(workload.test)
         self._trains: bool | None = None
+        import scipy.special  # noqa: F401  # next_kind's; a quarter of a second, now or in a window
 
     def goes_on(self, passes: Sequence[Pass]) -> bool:
         """Until the interval of the joules per sample of either kind is narrow enough."""

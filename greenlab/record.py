@@ -270,6 +270,13 @@ class ModelProfile:
     """Those of convolutions and matrix products alone, by torch's FlopCounterMode, halved."""
     uncounted_layers: tuple[str, ...]
     """Layer types that thop has no rule for and counted as zero."""
+    activation_bytes: int | None = None
+    """Of all tensors that leaf modules return in one sample's forward pass, in evaluation.
+
+    A leaf module has no modules within it. Each call counts in full, one that works in place or
+    returns a view as well; what a forward computes outside of modules (sums, concatenations,
+    `functional.relu`) does not. None in records of before it was counted.
+    """
 
     @property
     def size_bytes(self) -> int:

@@ -12,7 +12,7 @@ from greenlab import energy
 from greenlab.config import Config
 from greenlab.energy import EnergyWindow
 from greenlab.record import Pass
-from greenlab.uncertainty import CONFIDENCE
+from greenlab.uncertainty import mean_half_width
 
 
 def next_kind(passes: Sequence[Pass], idle: EnergyWindow, config: Config) -> bool | None:
@@ -39,13 +39,9 @@ def rel_half_width(passes: Sequence[Pass], idle: EnergyWindow, *, trains: bool) 
     """
     costs = costs_per_sample(passes, idle, trains=trains)
     mean = sum(costs) / len(costs) if costs else 0.0
-    if len(costs) < 2 or mean <= 0:
+    if mean <= 0:
         return math.inf
-    from scipy.special import stdtrit  # a quarter of a second, wanted by profiles alone
-
-    deviation = math.sqrt(sum((cost - mean) ** 2 for cost in costs) / (len(costs) - 1))
-    quantile = float(stdtrit(len(costs) - 1, (1 + CONFIDENCE) / 2))
-    return quantile * deviation / math.sqrt(len(costs)) / mean
+    return mean_half_width(costs) / mean
 
 
 def costs_per_sample(passes: Sequence[Pass], idle: EnergyWindow, *, trains: bool) -> list[float]:

@@ -26,6 +26,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import stdev
 
 import numpy as np
 from numpy.typing import NDArray
@@ -229,6 +230,16 @@ def _quadratic_form(*nums: int) -> _QuadraticForm:
         of_ticks=float(np.trace(matrix @ ticks)),
         widening=float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) / NORMAL_95,
     )
+
+
+def mean_half_width(values: Sequence[float]) -> float:
+    """95 % half-width of the mean of `values` by Student's t; inf for fewer than two."""
+    if len(values) < 2:
+        return math.inf
+    from scipy.special import stdtrit  # a quarter of a second, wanted once a process
+
+    degrees = len(values) - 1
+    return float(stdtrit(degrees, (1 + CONFIDENCE) / 2)) * stdev(values) / math.sqrt(len(values))
 
 
 def half_width(bounds: Sequence[Bounds], standard_deviation: float) -> float:

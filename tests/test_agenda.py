@@ -12,10 +12,10 @@ from greenlab.agenda import (
     Result,
     Task,
     arrange,
-    mean_half_width,
     relative_half_width,
 )
 from greenlab.config import Order
+from greenlab.uncertainty import mean_half_width
 
 
 def pairs(tasks: list[Task]) -> list[tuple[int, int]]:

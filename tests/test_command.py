@@ -47,6 +47,7 @@ EVERY_CELL_HAS = [
     "model/size_bytes",
     "model/macs",
     "model/macs_exact",
+    "model/activation_bytes",
     "model/macs_per_parameter",
     "task/loss",
     "task/accuracy",

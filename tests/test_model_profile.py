@@ -58,6 +58,41 @@ def test_thop_adds_batch_norm_which_the_exact_count_leaves_out() -> None:
     assert profile.buffer_bytes == 4 * 4 + 4 * 4 + 8  # mean, variance, and how many batches
 
 
+# LeNet on 3×32×32, values that each layer returns: conv1 6×28×28 = 4,704 and relu1 as many, pool1
+# 6×14×14 = 1,176; conv2 16×10×10 = 1,600 and relu2 as many, pool2 16×5×5 = 400; flatten 400; fc1
+# 120, relu3 120, fc2 84, relu4 84, fc3 10. Together 15,002, of four bytes.
+def test_lenets_activations_are_worked_out_layer_by_layer() -> None:
+    lenet = pkgutil.resolve_name("greenlab.models.lenet.lenet")()
+    profile = profile_model(lenet, torch.zeros(1, 3, 32, 32))
+    assert profile.activation_bytes == 4 * 15_002
+
+
+class Twice(nn.Module):
+    """One layer, called twice, and a sum that is no module's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 3, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + self.layer(self.layer(x))
+
+
+# 3×8×8 values of 8 bytes, three times; the sum, and the module around the layer, count nothing.
+def test_activations_are_those_of_leaf_modules_at_every_call() -> None:
+    profile = profile_model(Twice().double(), IMAGE.double())
+    assert profile.activation_bytes == 3 * (8 * 3 * 8 * 8)
+
+
+class Pair(nn.Module):
+    def forward(self, x: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        return {"both": (x, x[:, :1])}
+
+
+def test_activations_of_a_layer_that_returns_several_tensors_are_added_up() -> None:
+    assert profile_model(Pair(), IMAGE).activation_bytes == 4 * (3 * 64 + 1 * 64)
+
+
 # 555,422,720 of convolutions and the linear layer. Batch norm: 5 of 64×32×32, 5 of 128×16×16, 5 of
 # 256×8×8 and 5 of 512×4×4 are 614,400 elements, four each: 2,457,600. Average pool of 512 channels
 # of 4×4: 512·(16 + 1) = 8,704.

@@ -219,6 +219,14 @@ def test_a_negative_net_is_reported_as_it_is(golden: Record) -> None:
     assert metrics(with_measurement(read, passes=lazy))["energy/net_j"] == pytest.approx(-75)
 
 
+def test_activations_are_a_metric_where_they_were_counted(golden: Record) -> None:
+    model = measured_in(golden).model
+    assert model.activation_bytes is None  # of before they were counted: not zero, no number
+    assert "model/activation_bytes" not in metrics(golden)
+    counted = with_measurement(golden, model=replace(model, activation_bytes=60_008))
+    assert metrics(counted)["model/activation_bytes"] == 60_008
+
+
 def test_a_model_with_nothing_to_train_is_taken_over_all_its_parameters(golden: Record) -> None:
     frozen = replace(measured_in(golden).model, trainable_parameters=0)
 
