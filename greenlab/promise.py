@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from greenlab import energy
 from greenlab.energy import EnergyWindow
 from greenlab.extrapolation import Forecast, Job, Profiled, Stretch, extrapolate
-from greenlab.learning_curve import Array, foretell_accuracy
+from greenlab.learning_curve import Array, foretell_accuracy, may_begin_yet
 from greenlab.plan import PERCENTILES
 from greenlab.prediction import idle_u95_w
 from greenlab.record import Measurement, Pass, Rival, Source, StoppedEarly
@@ -66,6 +66,8 @@ def verdict(
     if not rules.after_epochs <= len(passes) < rules.planned_epochs:
         return None
     accuracies = [one.outcome.accuracy for one in passes]
+    if may_begin_yet(accuracies, rules.planned_epochs, rules.num_classes):
+        return None
     final = foretell_accuracy(
         accuracies, rules.planned_epochs, rules.num_classes, [one.gap for one in rivals]
     )

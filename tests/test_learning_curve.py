@@ -11,7 +11,7 @@ import pytest
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from greenlab.learning_curve import foretell_accuracy
+from greenlab.learning_curve import foretell_accuracy, may_begin_yet
 
 Floats = NDArray[np.float64]
 Curve = Callable[[Floats], Floats]
@@ -94,6 +94,13 @@ def test_what_stays_at_chance_may_begin_for_a_while_and_not_for_ever() -> None:
     assert late[2] < 0.4
 
 
+# Chance is 0.1; a tenth of the way from there to 1 is at 0.19.
+def test_what_has_not_begun_to_learn_has_half_of_its_epochs_for_it() -> None:
+    assert may_begin_yet([0.1, 0.18, 0.1], 7, 10)
+    assert not may_begin_yet([0.1, 0.2, 0.1], 7, 10)
+    assert not may_begin_yet([0.1, 0.1, 0.1], 6, 10)
+
+
 def test_the_same_curve_has_the_same_end() -> None:
     epochs = seen(exponential, 8)
 
@@ -124,8 +131,8 @@ def _power(random: Generator, top: float, num: int) -> Curve:
 
 
 def _logistic(random: Generator, top: float, num: int) -> Curve:
-    middle = num * random.uniform(0.05, 0.4)
-    width = middle / random.uniform(2.5, 6.0)
+    middle = num * random.uniform(0.05, 0.5)
+    width = middle / random.uniform(2.5, 10.0)
     return lambda t: CHANCE + (top - CHANCE) / (1 + np.exp((middle - t) / width))
 
 
@@ -177,6 +184,8 @@ def given_up_after(training: Training, *wanted: float) -> list[int | None]:
     planned = len(training.epochs)
     found: list[int | None] = [None] * len(wanted)
     for number in range(5, planned):
+        if may_begin_yet(training.epochs[:number], planned, 10):
+            continue
         draws = foretell_accuracy(training.epochs[:number], planned, 10, training.gaps)
         for place, accuracy in enumerate(wanted):
             if found[place] is None and np.mean(draws >= accuracy) < 0.025:
