@@ -60,7 +60,7 @@ def verdict(
 ) -> StoppedEarly | None:
     """Why a training should be ended after these epochs; None where it should go on.
 
-    `idle` is the window before them. Between two epochs this takes 2 to 3 ms of one core, which the
+    `idle` is the window before them. Between two epochs this takes 2 to 4 ms of one core, which the
     next of them is charged for.
     """
     if not rules.after_epochs <= len(passes) < rules.planned_epochs:
