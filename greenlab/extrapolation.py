@@ -1,7 +1,12 @@
 """From a few short stretches of work to a whole job: time and energy, with a prediction interval.
 
-Pure. For a kind of work (training, inference) the logarithms of seconds per sample and of gross
-power are taken to be a level plus what is not the same in the job as in the profile:
+Pure. For a kind of work (training, inference) the logarithm of seconds per sample is taken to be a
+level plus what is not the same in the job as in the profile, and so is that of either gross power
+or energy per sample above idle. A processor that is busy all the time draws the same power however
+fast it gets on; a GPU that waits for its host draws less while it waits, and a sample costs it the
+same. Which of the two it is here, the stretches say: both are weighed by how likely they make them.
+
+What is not the same:
 
 - *warming*: machines start cold. Power, and time a little, go towards another value as
   1 − exp(−t/τ); by how much, a profile of seconds hardly sees, so that most of it is assumed;
@@ -50,6 +55,12 @@ FIRST = 0.05
 """Standard deviation of what is peculiar to the first stretch of a kind. Our choice."""
 OCCASION = 0.01
 """Standard deviation from one occasion to another. Our choice, for a machine of one's own."""
+OCCASION_OF_WAITING = 0.05
+"""The same of the time where the GPU waits for its host, as small models let it. Our choice."""
+OCCASION_OF_WAITING_VIRTUAL = 0.2
+"""The same on a virtual machine. Of 26 runs on an H200 behind a hypervisor, most of which kept it
+busy for less than 90 % of the time, some took twice as long as short stretches of the same had just
+before, with the same energy above idle: docs/results/h200_backtest.csv."""
 TRAIN_OVER_INFERENCE = 0.25
 """Standard deviation of the logarithm of a training step's cost over three times a forward pass's:
 where evaluation must be told from training alone. Sixteen models on two cores: 0.2."""
@@ -66,6 +77,10 @@ class Warming:
 
     mean: float
     standard_deviation: float
+
+    def times(self, factor: float) -> "Warming":
+        """So much stronger."""
+        return Warming(mean=factor * self.mean, standard_deviation=factor * self.standard_deviation)
 
 
 TIME_WARMING = Warming(mean=0.005, standard_deviation=0.015)
@@ -101,6 +116,8 @@ class Profiled:
     """Loading and warming up, once a job."""
     once_j: float | None
     """Gross."""
+    occasion: float = OCCASION
+    """Standard deviation of the logarithm of time from one occasion to another."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -214,11 +231,12 @@ def _draw(
     sample_s = np.array([one.duration_s / one.num_samples for one in stretches])
     windows = _windows(stretches, sample_s, parts)
     normal = random.standard_normal((2, len(parts), NUM_DRAWS))
-    time_of = _carry_over(stretches, np.log(sample_s), parts, windows, TIME_WARMING)
+    place = _Place(stretches=stretches, parts=parts, windows=windows)
+    time = _carry_over(place, np.log(sample_s), TIME_WARMING, profiled.occasion)
     spread = np.array([[part.spread] for part in parts])
-    log_s = time_of(normal[0], random) + spread * random.standard_normal((len(parts), NUM_DRAWS))
-    samples = np.array([[part.num_samples * part.factor] for part in parts])
-    time_s = samples * np.exp(log_s)
+    amount = np.array([[part.num_samples * part.factor] for part in parts])
+    amount = amount * np.exp(spread * random.standard_normal((len(parts), NUM_DRAWS)))
+    time_s = amount * np.exp(time.draw(normal[0], random))
     joules = [one.gross_j for one in stretches]
     known = [value for value in joules if value is not None]
     if len(known) < len(joules) or min(known) <= 0 or profiled.idle_w is None:
@@ -227,10 +245,25 @@ def _draw(
             for part, one in zip(parts, time_s, strict=True)
         }
     power_w = np.array(known) / np.array([one.duration_s for one in stretches])
-    power_of = _carry_over(stretches, np.log(power_w), parts, windows, POWER_WARMING)
-    together = _correlation(stretches, np.log(sample_s), np.log(power_w))
-    mixed = together * normal[0] + math.sqrt(1 - together**2) * normal[1]
-    gross_j = time_s * np.exp(power_of(mixed, random))
+
+    def second(logarithms: Array, warming: Warming) -> tuple[Array, float]:
+        """Logarithms of what goes with time, drawn; and the logarithm of how likely that is."""
+        together = _correlation(stretches, np.log(sample_s), logarithms)
+        mixed = together * normal[0] + math.sqrt(1 - together**2) * normal[1]
+        told = _carry_over(place, logarithms, warming, OCCASION)
+        return told.draw(mixed, random), told.evidence
+
+    log_w, evidence = second(np.log(power_w), POWER_WARMING)
+    gross_j = time_s * np.exp(log_w)
+    above_w = power_w - profiled.idle_w
+    if np.all(above_w > 0):
+        share = above_w / power_w
+        warming = POWER_WARMING.times(1 / float(share.mean()))
+        log_j, other = second(np.log(above_w * sample_s), warming)
+        other -= float(np.log(share).sum())  # of the same data: d log W = share · d log J
+        steady_j = amount * np.exp(log_j) + profiled.idle_w * time_s
+        chance = 1 / (1 + math.exp(min(evidence - other, 700.0)))
+        gross_j = np.where(random.random(NUM_DRAWS) < chance, steady_j, gross_j)
     idle_sd_w = profiled.idle_u95_w / NORMAL_95
     idle_w = profiled.idle_w + idle_sd_w * random.standard_normal(NUM_DRAWS)
     net_j = gross_j - idle_w * time_s
@@ -253,18 +286,28 @@ def _windows(
     return windows
 
 
-Told = Callable[[Array, np.random.Generator], Array]
-"""Standard normal numbers, one row for each part, in; logarithms of the quantity out."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Place:
+    """Where stretches and parts lie in time."""
+
+    stretches: Sequence[Stretch]
+    parts: Sequence[_Part]
+    windows: Sequence[tuple[float, float]]
 
 
-def _carry_over(
-    stretches: Sequence[Stretch],
-    logarithms: Array,
-    parts: Sequence[_Part],
-    windows: Sequence[tuple[float, float]],
-    warming: Warming,
-) -> Told:
-    """What the stretches tell of the parts: a mixture over how noise and heat may be."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Told:
+    """What the stretches tell of the parts."""
+
+    draw: Callable[[Array, np.random.Generator], Array]
+    """Standard normal numbers, one row for each part, in; logarithms of the quantity out."""
+    evidence: float
+    """Logarithm of how likely all of this makes the stretches, but for a constant."""
+
+
+def _carry_over(place: _Place, logarithms: Array, warming: Warming, occasion: float) -> _Told:
+    """A mixture over how noise and heat may be."""
+    stretches, parts, windows = place.stretches, place.parts, place.windows
     grid = list(itertools.product(NOISES, WAVERING_OVER_NOISE, MEMORY_S, THERMAL_S))
     noise, wavering, memory_s, thermal_s = np.array(grid).T[:, :, None, None]
     wavering = np.hypot(LEAST_WAVERING, wavering * noise)
@@ -287,7 +330,7 @@ def _carry_over(
     shared = _outer(warm_asked, warm) * warming.standard_deviation**2
     own = (
         _outer(warm_asked, warm_asked) * warming.standard_deviation**2
-        + OCCASION**2
+        + occasion**2
         + _wavering_of_means(edges_s, wavering, memory_s)
         + noise**2 * np.diag(1 / np.maximum(edges_s[1] - edges_s[0], 1e-9))
     )
@@ -311,6 +354,7 @@ def _carry_over(
     misfit = np.einsum("gn,gnm,gm->g", left, inverse, left)
     logs = -(misfit + np.linalg.slogdet(seen)[1] + np.linalg.slogdet(precision)[1]) / 2
     chances = np.exp(logs - logs.max())
+    evidence = float(logs.max() + np.log(chances.mean()))
     chances /= chances.sum()
     roots = np.linalg.cholesky(covariance + 1e-12 * np.eye(len(parts)))
 
@@ -318,7 +362,7 @@ def _carry_over(
         which = random.choice(len(chances), size=normal.shape[1], p=chances)
         return np.asarray(mean[which].T + np.einsum("dpq,qd->pd", roots[which], normal))
 
-    return draw
+    return _Told(draw=draw, evidence=evidence)
 
 
 def _is_first(kinds: NDArray[np.bool_]) -> Array:

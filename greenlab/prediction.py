@@ -14,6 +14,9 @@ from greenlab import energy
 from greenlab.carbon import Tariff
 from greenlab.config import Carbon, from_dict
 from greenlab.extrapolation import (
+    OCCASION,
+    OCCASION_OF_WAITING,
+    OCCASION_OF_WAITING_VIRTUAL,
     Extrapolation,
     Forecast,
     Job,
@@ -54,7 +57,22 @@ def profiled(record: Record) -> Profiled:
         idle_u95_w=idle_u95_w(measured),
         once_s=sum(stage.duration_s for stage in stages),
         once_j=sum(energy.total(stage.energy_j) for stage in metered) if metered else None,
+        occasion=_occasion(record),
     )
+
+
+BUSY_PERCENT = 90.0
+"""NVML's utilisation of a GPU that does not wait for its host. Our choice."""
+
+
+def _occasion(record: Record) -> float:
+    """How much time may differ from one occasion to another; see extrapolation.py."""
+    measured = _measured(record)
+    percent = measured.trace.mean.get("utilisation/gpu_percent")
+    if not measured.device.startswith("cuda") or percent is None or percent >= BUSY_PERCENT:
+        return OCCASION
+    is_virtual = record.environment is not None and record.environment.is_virtual
+    return OCCASION_OF_WAITING_VIRTUAL if is_virtual else OCCASION_OF_WAITING
 
 
 def idle_u95_w(measured: Measurement) -> float:

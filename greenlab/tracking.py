@@ -22,11 +22,17 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from greenlab import hindsight, views
 from greenlab import record as records
-from greenlab import views
-from greenlab.config import Mlflow, cell_signature, job_signature, work
+from greenlab.config import Mlflow, PhaseKind, cell_signature, job_signature, work
 from greenlab.description import describe
-from greenlab.errors import StoreUnavailableError, first_line, without_password
+from greenlab.errors import (
+    GreenlabError,
+    StoreUnavailableError,
+    first_line,
+    without_password,
+)
+from greenlab.hindsight import Known
 from greenlab.metrics import metrics, pass_metrics
 from greenlab.plan import Past
 from greenlab.record import Record, SweepEnd, SweepRun
@@ -37,6 +43,8 @@ MAX_SERIES_POINTS = 320
 """What MLflow's pages ask for of a series; more would be stored and never drawn."""
 MAX_TAG_CHARACTERS = 8000
 """MLflow's own limit, which it does not hold the tags of a new run to; a database server does."""
+MOST_COUNTERPARTS = 50
+"""Full runs of a job, or profiles of it, that a landed cell is held against: the newest."""
 CONNECT_WITHIN_S = 5.0
 CREATE_WITHIN_S = 300.0
 """On an idle machine it takes some five seconds."""
@@ -111,7 +119,57 @@ class Store:
                 self.client.log_artifact(run_id, str(folder / name))
         self.client.set_terminated(run_id, record.status, end_time=ended_ms)
         self.client.set_tag(run_id, "greenlab.sync", "complete")
+        self._hold_predictions(Known(run_id=run_id, record=record))
         return run_id
+
+    def _hold_predictions(self, landed: Known) -> None:
+        """Hold profiles and full runs of the same job against each other, and tell both.
+
+        The cell has landed by then; `python -m greenlab.backtest` does without what is told here.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            others = self._counterparts(landed) if hindsight.is_usable(landed.record) else []
+            for finding in hindsight.findings(landed, others) if others else ():
+                at_ms = round(finding.told_at_s * 1000)
+                self._log(finding.run_id, {}, _at(at_ms, finding.metrics))
+                self._tag(finding.run_id, finding.tags)
+        except (MlflowException, GreenlabError, OSError, ValueError) as error:
+            logger.warning(
+                "%s landed, but predictions were not held against it: %s",
+                landed.record.cell.name,
+                first_line(error),
+            )
+
+    def _counterparts(self, landed: Known) -> list[Known]:
+        """Full runs of a profile's job, or profiles of a full run's, on the same machine.
+
+        With those of its own kind that began later: it is not the newest then.
+        """
+        tags, is_profile = _tags(landed.record), landed.record.cell.is_profile
+        condition = (
+            "tags.`greenlab.kind` = 'cell' and tags.`greenlab.sync` = 'complete' "
+            f"and tags.`greenlab.job` = '{tags['greenlab.job']}' "
+            f"and tags.`greenlab.machine` = '{tags['greenlab.machine']}' "
+            "and attributes.status = 'FINISHED'"
+        )
+        own, others = [], []
+        for run in self._search(condition):
+            if run.data.tags.get("greenlab.verdict") == "INVALID":
+                continue
+            if _is_profile(run.data.tags) != is_profile:
+                others.append(run.info.run_id)
+            elif run.info.start_time > 1000 * landed.record.cell.started_at_s + 1:
+                own.append(run.info.run_id)
+        chosen = [*own, *others[:MOST_COUNTERPARTS]] if others else []
+        return [Known(run_id=run_id, record=self.record_of(run_id)) for run_id in chosen]
+
+    def record_of(self, run_id: str) -> Record:
+        """The record that a cell left in the store."""
+        with tempfile.TemporaryDirectory(prefix="greenlab-") as place:
+            self.client.download_artifacts(run_id, records.RECORD_FILE, place)
+            return records.read_record(Path(place))
 
     def has(self, uid: str) -> bool:
         """Whether a cell has landed completely."""
@@ -477,6 +535,11 @@ def _tags(record: Record) -> dict[str, str]:
     if record.failure is not None:
         tags["greenlab.failure"] = f"{record.failure.kind}: {record.failure.message}"
     return {key: value for key, value in tags.items() if value}
+
+
+def _is_profile(tags: dict[str, str]) -> bool:
+    kind = json.loads(tags.get("greenlab.work", "{}")).get("phase", {}).get("kind")
+    return bool(kind == PhaseKind.profile.name)
 
 
 def _meters(record: Record) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The front door: `python -m multirun_analysis [export] …` and `… compare A B …`.
+"""The front door: `python -m multirun_analysis [export] …`, `… compare A B …` and `… backtest`.
 
 Exit code 2 is for what was asked wrongly, 130 for Ctrl-C; 0 and 1 are the command's own.
 """
@@ -11,34 +11,34 @@ from importlib.util import find_spec
 
 from greenlab.errors import GreenlabError
 
-COMMANDS = ("export", "compare")
+COMMANDS = ("export", "compare", "backtest")
 """Modules with `add_arguments(parser)` and `main(arguments) -> int`; the first is the default."""
 
 NEEDED = ("IPython", "ipykernel", "jupytext", "nbclient", "nbconvert", "sqlalchemy")
 """What greenlab's `analysis` extra brings."""
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run a command and return the exit code."""
+def main(argv: Sequence[str], door: str = "") -> int:
+    """Run a command and return the exit code; `door` is the module that was typed instead."""
     name, rest = (argv[0], argv[1:]) if argv and argv[0] in COMMANDS else (COMMANDS[0], argv)
     if missing := [library for library in NEEDED if find_spec(library) is None]:
         print(
-            f"multirun_analysis: {', '.join(missing)} missing. Install them with "
+            f"{door or 'multirun_analysis'}: {', '.join(missing)} missing. Install them with "
             "pip install 'greenlab[analysis]' (in a checkout: make setup)",
             file=sys.stderr,
         )
         return 2
     command = import_module(f"multirun_analysis.{name}")
     parser = argparse.ArgumentParser(
-        prog=f"python -m multirun_analysis {name}",
+        prog=f"python -m {door or f'multirun_analysis {name}'}",
         description=command.__doc__,
-        epilog="Commands: " + ", ".join(f"{other} --help" for other in COMMANDS),
+        epilog=None if door else "Commands: " + ", ".join(f"{other} --help" for other in COMMANDS),
     )
     command.add_arguments(parser)
     try:
         return int(command.main(parser.parse_args(rest)))
     except GreenlabError as error:
-        print(f"multirun_analysis: {error}", file=sys.stderr)
+        print(f"{door or 'multirun_analysis'}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("multirun_analysis: stopped; nothing half-made is left", file=sys.stderr)

@@ -126,7 +126,7 @@ async def _execute_one(path: Path, parameters: Parameters, folder: Path) -> Exec
             raise asyncio.CancelledError from stopped
         if getattr(stopped, "ename", "") == NothingToShow.__name__:
             nothing = str(getattr(stopped, "evalue", ""))
-            _replace_traceback(content, nothing)
+            _end_with(content, nothing)
         else:
             error = _told(stopped)
     return Executed(
@@ -222,12 +222,15 @@ def _told(error: Exception) -> str:
     return f"{kind}: {lines[0]}" if lines else str(kind)
 
 
-def _replace_traceback(content: Any, sentence: str) -> None:
+def _end_with(content: Any, sentence: str) -> None:
+    """Put the sentence where the traceback is, and leave out the headings of what did not run."""
     import nbformat
 
-    for cell in content.cells:
+    for at, cell in enumerate(content.cells):
         for place, output in enumerate(cell.get("outputs", [])):
             if output.output_type == "error":
                 cell.outputs[place] = nbformat.v4.new_output(
                     "display_data", {"text/html": publish.missing_html(sentence)}
                 )
+                del content.cells[at + 1 :]
+                return

@@ -32,7 +32,7 @@ from multirun_analysis.runs import Runs
 NOTEBOOKS = Path(__file__).with_name("notebooks")
 ORDER = (
     *("durations", "power", "utilisation", "learning", "macs", "batch_size"),  # Figs. 2-7
-    *("claims", "pareto", "compare", "quality"),
+    *("claims", "pareto", "advice", "compare", "profiles", "quality"),
 )
 """Others in the folder come after these."""
 EXPORTS = Path("multirun_analysis/exports")

@@ -257,8 +257,8 @@ def _claimed(finding: Mapping[str, Any]) -> str:
     if low is None and high is None:
         return ""
     if high is None:
-        return f"claimed ≥ {low:g}"
-    return f"claimed ≤ {high:g}" if low is None else f"claimed {low:g} to {high:g}"
+        return _text(f"claimed > {low:g}")
+    return _text(f"claimed < {high:g}") if low is None else f"claimed {low:g} to {high:g}"
 
 
 def _first_text(content: Any) -> list[str]:

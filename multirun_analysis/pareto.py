@@ -180,8 +180,12 @@ def _series_table(cells: pd.DataFrame, num_inferences: float | None) -> pd.DataF
         )
     table["num_inferences"] = num_inferences
     table["combined_j"] = table["training_j"] + num_inferences * table["inference_per_sample_j"]
-    table["combined_u95_j"] = np.hypot(
-        table["training_u95_j"], num_inferences * table["inference_u95_per_sample_j"]
+    inferences_u95_j = num_inferences * table["inference_u95_per_sample_j"]
+    # A model's error is one factor on both, that of its TDP: such errors add up, and do not cancel.
+    table["combined_u95_j"] = (
+        table["training_u95_j"] + inferences_u95_j
+        if energy == MODELLED
+        else np.hypot(table["training_u95_j"], inferences_u95_j)
     )
     table = table.reset_index()
     for axis in AXES:

@@ -23,6 +23,8 @@ from multirun_analysis.stores import Source, Table
 
 ALL = "all"
 PROFILE = "profile"
+PROFILES = "profiles: short stretches of both phases"
+"""Why profiles are no cells; the page on profiles holds them against full runs."""
 NEWEST, PREVIOUS = "newest", "previous"
 PAPER_BATCH_SIZE = 128
 COMPONENTS = ("gpu", "cpu", "dram")
@@ -39,6 +41,7 @@ TEXTS = {
     "signature": "greenlab.signature",
     "cell": "greenlab.cell",
     "work": "greenlab.work",
+    "job": "greenlab.job",
     "meters": "greenlab.meters",
     "commit": "greenlab.commit",
     "torch": "version.torch",
@@ -164,7 +167,7 @@ def load(
     known = source.sweeps()
     names = _chosen(known["sweep"].tolist(), sweep, experiment)
     table = source.runs(None if sweep == ALL else names)
-    frame = _matching(_tidy(table), where)
+    frame = matching(_tidy(table), where)
     reasons = _reasons(frame)
     cells = frame[reasons == ""].sort_values("started_at_s", ignore_index=True)
     cells["series"] = _series(cells)
@@ -204,7 +207,7 @@ def _chosen(known: Sequence[str], wanted: str | None, experiment: str) -> list[s
     return sorted(set(names), key=list(known).index)
 
 
-def _matching(frame: DataFrame, where: str | None) -> DataFrame:
+def matching(frame: DataFrame, where: str | None) -> DataFrame:
     """The rows of which `where` holds.
 
     Raises:
@@ -282,7 +285,7 @@ def _derive(frame: DataFrame) -> DataFrame:
 def _reasons(frame: DataFrame) -> Series:
     """Why a cell cannot be used; empty where it can."""
     reasons = Series("", index=frame.index)
-    reasons[frame["phase"] == PROFILE] = "profiles: short stretches of both phases"
+    reasons[frame["phase"] == PROFILE] = PROFILES
     reasons[frame["stopped_early"] != ""] = "stopped early: no whole training, by phase.stop_early"
     reasons[frame["verdict"] == "INVALID"] = "INVALID: the joules are wrong (its doubts say why)"
     unfinished = frame["status"] != "FINISHED"

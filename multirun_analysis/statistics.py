@@ -267,6 +267,22 @@ def mean(values: npt.ArrayLike) -> Estimate:
     return Estimate(value=value, low=value - half, high=value + half, num=num)
 
 
+def share(is_so: npt.ArrayLike) -> Estimate:
+    """Fraction of the values (1 or 0) that are 1, with Wilson's interval (1927)."""
+    values = np.asarray(is_so, dtype=float).ravel()
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return Estimate(value=math.nan, low=math.nan, high=math.nan, num=0)
+    test = stats.binomtest(round(float(known.sum())), len(known))
+    interval = test.proportion_ci(confidence_level=CONFIDENCE, method="wilson")
+    return Estimate(
+        value=float(known.mean()),
+        low=float(interval.low),
+        high=float(interval.high),
+        num=len(known),
+    )
+
+
 def _t(degrees: float) -> float:
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
 

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """Okabe and Ito's, which the colour-blind can tell apart."""
@@ -36,6 +36,8 @@ WARNING = "#B34700"
 
 WIDTH_IN = 7.2
 """Text width of a page, less a little; every figure has it."""
+ALMOST_LINEAR_SPAN = 2.0
+"""Up to such a ratio of its ends a log axis has evenly spaced ticks, as a linear one."""
 
 _RC: dict[str, Any] = {
     "font.size": 8.5,
@@ -213,6 +215,9 @@ def plain_log(axis: Axis) -> None:
     low, high = sorted(abs(end) for end in axis.get_view_interval())
     if low > 0 and np.isfinite(high):
         span = high / low
+        if span <= ALMOST_LINEAR_SPAN:  # there may be no power of ten in it at all
+            axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+            return
         subs = (
             (1.0,)
             if span > 500

@@ -12,17 +12,26 @@ ROWS = [
     {"statistics"},
     {"stores"},
     {"runs"},
-    {"known_energy", "reference", "pairing", "style"},
-    {"evidence", "pareto", "contrast"},
-    {"claims"},
+    {"known_energy", "reference", "pairing", "style", "selection", "hits"},
+    {"evidence", "pareto", "contrast", "predictions"},
+    {"claims", "choices"},
+    {"races"},
+    {"advice_text"},
+    {"verdicts"},
+    {"model_advice", "advice_table"},
+    {"advice"},
     {"figures"},
     {"publish"},
     {"execute"},
     {"pages"},
-    {"export", "compare"},
+    {"export", "compare", "backtest"},
     {"__main__", "notebooks"},
 ]
-PURE = ["statistics", "known_energy", "evidence", "pareto", "contrast", "pairing", "claims"]
+PURE = [
+    *("statistics", "known_energy", "evidence", "pareto", "contrast", "pairing", "claims", "hits"),
+    *("selection", "choices", "races", "advice_text", "verdicts", "advice"),
+    *("model_advice", "advice_table"),
+]
 """Arrays and frames in, numbers out: no figures, no MLflow, no files."""
 
 MODULES = {

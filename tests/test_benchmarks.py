@@ -1,13 +1,15 @@
 """greenlab beside other meters, and what its own metering costs."""
 
+import argparse
 import json
 import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, make_config
+from profiled import profile
 
-from benchmarks import powercap
+from benchmarks import backtest, powercap, simulated_pairs
 from benchmarks.meters import (
     CASES,
     Result,
@@ -140,6 +142,35 @@ def test_the_cost_is_a_median_of_a_core() -> None:
 )
 def test_metering_is_light_below_half_a_per_cent_without_children(tenth: Cost, light: bool) -> None:
     assert is_light({0.1: [tenth], 1.0: [cost(0.01)]}) is light
+
+
+PAIRS = argparse.Namespace(job_s=20.0, stretch_s=0.3, stretches=3)
+
+
+# 24 times 4 stretches of half a second are 48 s, more than the 20 s asked for; an epoch of 1,500
+# samples at 5 ms takes 7.5 s: 6.4 epochs, so 7. The profile is 2 s of at least 48.
+def test_a_full_run_is_twenty_times_as_long_as_its_profile_and_more() -> None:
+    train, inference = backtest.full_phases(profile(), PAIRS)
+
+    assert train.epochs == 7
+    assert inference.min_active_s == pytest.approx(48)
+
+
+# A fourth of 20 s is an epoch: 100 batches of 50 ms, 8 samples each; a slow model has 128 samples.
+@pytest.mark.parametrize(("batch_s", "num_samples"), [(0.05, 800), (2.0, 128), (1e-4, 8192)])
+def test_an_epoch_is_a_fourth_of_the_job(batch_s: float, num_samples: int) -> None:
+    config = make_config("batch_size=8", "dataset=synthetic")
+
+    assert backtest.size_epoch(config, batch_s, PAIRS).dataset.num_samples == num_samples
+
+
+def test_simulated_pairs_are_drawn_anew_for_each_number_and_alike_for_the_same_seed() -> None:
+    plans = [simulated_pairs.draw_plan(number, seed=3) for number in (0, 0, 1)]
+
+    assert plans[0].nature == plans[1].nature
+    assert plans[0].nature != plans[2].nature
+    assert [plan.kind.name for plan in plans] == ["train", "train", "inference"]
+    assert plans[0].machine.zones == plans[1].machine.zones
 
 
 def run_benchmark(*arguments: str) -> "subprocess.CompletedProcess[str]":

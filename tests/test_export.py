@@ -65,6 +65,8 @@ NOTHING = """
 # %%
 class NothingToShow(Exception): ...
 raise NothingToShow("It needs a second epoch.")
+# %% [markdown]
+# A heading over nothing.
 """
 TELLS = """
 # %% tags=["parameters"]
@@ -168,7 +170,7 @@ def test_the_index_shows_figures_and_what_is_missing(exported: Place) -> None:
     assert "~modelled, not measured:</strong> the DRAM energy of 1 of 1 cells" in index
     assert "It &lt;holds&gt;" in index
     assert "<strong>0.5</strong> [0.25, ∞], n = 14" in index
-    assert "Pearson, claimed ≥ 0.7" in index
+    assert "Pearson, claimed &gt; 0.7" in index
     assert "Would decide it: <code>python -m greenlab -m model=lenet</code>" in index
 
 
@@ -190,6 +192,7 @@ def test_a_notebook_with_nothing_to_show_shows_no_traceback(exported: Place) -> 
 
     assert '<p class="missing">It needs a second epoch.</p>' in page
     assert "Traceback (most recent" not in page
+    assert "A heading over nothing" not in page
     manifest = json.loads((exported.final / "manifest.json").read_text())["notebooks"]
     status = {name: notebook["status"] for name, notebook in manifest.items()}
     assert status == {"learning": "nothing to show", "macs": "ok", "broken": "failed"}

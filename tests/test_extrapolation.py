@@ -175,6 +175,42 @@ def test_what_was_not_profiled_is_not_told() -> None:
         extrapolate(profiled(steady(trains=False)), Job(train_samples=10))
 
 
+def test_a_gpu_that_waits_for_its_host_takes_the_same_energy_above_idle_for_a_sample() -> None:
+    # 2 J a sample above 100 W, whether a hundred of them take 0.7 or 1.4 s.
+    took_s = (1.0, 1.4, 0.8, 1.3, 0.7, 1.2, 0.9, 1.1)
+    waiting = [
+        replace(one, duration_s=took, gross_j=100 * took + 200.0)
+        for one, took in zip(steady(), took_s, strict=True)
+    ]
+    told = train(profiled(waiting), 6000)
+
+    assert told.net_j is not None
+    assert told.net_j.median == pytest.approx(12_000, rel=0.05)
+    assert told.time_s.high / told.time_s.low > 1.3
+    assert told.net_j.high / told.net_j.low < 1.25
+
+
+def test_a_processor_that_is_always_busy_takes_the_same_power() -> None:
+    # 300 W however fast it gets on: net energy wavers as time does.
+    took_s = (1.0, 1.4, 0.8, 1.3, 0.7, 1.2, 0.9, 1.1)
+    busy = [
+        replace(one, duration_s=took, gross_j=300 * took)
+        for one, took in zip(steady(), took_s, strict=True)
+    ]
+    told = train(profiled(busy), 6000)
+
+    assert told.net_j is not None
+    wide = told.time_s.high / told.time_s.low
+    assert told.net_j.high / told.net_j.low == pytest.approx(wide, rel=0.1)
+
+
+def test_an_occasion_that_may_differ_more_makes_time_less_certain_alone() -> None:
+    told, doubted = (train(replace(profiled(steady()), occasion=o), 6000) for o in (0.01, 0.2))
+
+    assert doubted.time_s.high / doubted.time_s.low > math.exp(2 * 1.9 * 0.2)
+    assert told.time_s.high / told.time_s.low < 1.25
+
+
 def test_wavering_averages_out_as_it_should() -> None:
     # Variance of the mean over 30 s of a process of memory 10 s, and covariance with the 20 s after
     # a gap of 5 s, by summing exp(−|u − t|/τ) over a fine grid.

@@ -7,8 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from multirun_analysis import statistics, style
@@ -225,6 +227,27 @@ def test_a_prefix_leaves_one_to_three_digits(
     scale = style.scale(values, unit)
     assert (scale.factor, scale.unit) == (pytest.approx(factor), prefixed)
     assert style.label("energy/net_per_sample_j", style.scale([0.004], "J")).endswith("(mJ)")
+
+
+@pytest.mark.parametrize("ends", [(99.6, 103.0), (12.0, 19.0), (9.0, 40.0), (1.0, 900.0)])
+def test_a_log_axis_has_numbers_however_narrow_it_is(ends: tuple[float, float]) -> None:
+    figure, (axes,) = style.figure()
+    axes.set(yscale="log", ylim=ends)
+    style.plain_log(axes.yaxis)
+    figure.draw_without_rendering()
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert sum(ends[0] <= float(text.replace(",", "")) <= ends[1] for text in labels if text) >= 3
+
+
+def test_a_legend_that_fits_has_one_row() -> None:
+    def columns(*labels: str) -> int:
+        figure, _ = style.figure()
+        parts.legend_above(figure, [Line2D([], [], label=label) for label in labels])
+        return int(figure.legends[0]._ncols)
+
+    assert columns("machine, ~modelled cpu, batch size 32", "training", "inference") == 3
+    assert columns("x" * 45, "y" * 45, "training", "inference") == 2
+    assert columns("x" * 200) == 1
 
 
 def test_series_differ_in_colour_and_marker_and_the_papers_is_grey() -> None:
@@ -478,6 +501,18 @@ def test_a_tdp_models_straight_line_is_called_one() -> None:
     drawn = utilisation.draw(modelled())
     assert "it follows by construction" in texts(drawn)
     assert "CPU utilisation (%)" in texts(drawn)
+
+
+def test_no_point_lies_under_the_note_that_power_is_modelled() -> None:
+    cells = modelled()
+    cells["power/mean_cpu_w"] = np.linspace(16.0, 15.0, len(cells))  # the idlest draws most
+    drawn = utilisation.draw(cells)
+    drawn.draw_without_rendering()
+    for axes in drawn.axes:
+        [note] = [text for text in axes.texts if "by construction" in text.get_text()]
+        [points] = [one for one in axes.collections if isinstance(one, PathCollection)]
+        lowest = note.get_window_extent().y0
+        assert axes.transData.transform(np.asarray(points.get_offsets()))[:, 1].max() < lowest
 
 
 # ----------------------------------------------------------------------------------- learning

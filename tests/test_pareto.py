@@ -233,6 +233,16 @@ def test_modelled_energy_is_shown_as_such() -> None:
     assert "~modelled" in pareto.recommend(table)
 
 
+# Each ± 1 %. Modelled, 4000 J of training and 500 inferences of 2 J: a TDP that is off is off in
+# both, 40 + 10 J. Measured, 2000 J and 500 of 1 J: 20 and 5 J add as squares.
+def test_the_error_of_one_model_adds_up_over_training_and_inference() -> None:
+    u95 = {"energy/net_u95_per_sample_j": TWO["energy/net_per_sample_j"] / 100}
+    modelled = TWO.assign(**u95, **{"energy/measured_per_sample_j": math.nan}, source_gpu="absent")
+    for own, expected in ((modelled, 40 + 10), (TWO, math.hypot(20, 5))):
+        table = pareto.pareto_table(own, num_inferences=500).set_index("model")
+        assert table.loc["small", "combined_u95_j"] == pytest.approx(expected)
+
+
 def test_series_do_not_dominate_each_other() -> None:
     worse = TWO.assign(series="slow box", **{"task/accuracy": 0.2})
     worse["energy/measured_per_sample_j"] *= 100
@@ -364,6 +374,15 @@ def test_lines_cross_where_a_costlier_training_pays() -> None:
     assert sorted(float(mark.get_xdata()[0]) for mark in marks) == pytest.approx([2000, 14_000])
     assert sorted(float(mark.get_ydata()[0]) for mark in marks) == pytest.approx([10, 16])
     assert panel.get_xscale() == panel.get_yscale() == "log"
+
+
+@pytest.mark.parametrize(
+    ("shown", "told"), [(FOUR, [figures.BREAK_EVEN, figures.OTHERS]), (TWO, [])]
+)
+def test_only_what_is_drawn_is_explained(shown: pd.DataFrame, told: list[str]) -> None:
+    drawn = figures.break_even(shown.assign(modelled=""))
+
+    assert [text.get_text() for legend in drawn.legends for text in legend.texts] == told
 
 
 def test_models_without_energy_above_zero_are_named_beside_break_even() -> None:

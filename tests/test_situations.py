@@ -140,6 +140,7 @@ KEYS = ("batch_size", "epoch", "step", "repetition")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("add", [other_machine, other_sources])
 def test_a_second_machine_or_source_changes_no_number_of_the_first(
     lab: Lab, read_pages: Read, add: Callable[[Lab], None]
@@ -170,6 +171,7 @@ def is_first(series: str) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_what_failed_or_is_invalid_is_in_no_figure(lab: Lab, read_pages: Read) -> None:
     land_grid(lab, "clean")
     land_grid(lab, "s")
@@ -190,6 +192,7 @@ def test_what_failed_or_is_invalid_is_in_no_figure(lab: Lab, read_pages: Read) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_missing_accuracy_is_no_accuracy(lab: Lab, read_pages: Read) -> None:
     measured = records.read_record(GOLDEN).measurement
     assert measured is not None
@@ -206,6 +209,7 @@ def test_missing_accuracy_is_no_accuracy(lab: Lab, read_pages: Read) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_single_run_says_which_runs_are_missing(lab: Lab, read_pages: Read) -> None:
     lab.sweep("s")
     lab.land(sweep="s")
@@ -230,6 +234,7 @@ def test_an_empty_sweep_says_so_everywhere(lab: Lab, read_pages: Read) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_sweep_that_runs_is_shown_as_far_as_it_is(lab: Lab, read_pages: Read) -> None:
     lab.sweep("s", num_cells=48)
     for size in BATCH_SIZES:

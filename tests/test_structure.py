@@ -24,7 +24,7 @@ ROWS = [
     {"extrapolation", "stretches", "learning_curve"},
     {"prediction"},
     {"promise"},
-    {"metrics"},
+    {"metrics", "hindsight"},
     {"forecast_text"},
     {"description"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
@@ -40,7 +40,7 @@ ROWS = [
     {"sync", "selftest", "multirun"},
     {"resume"},
     {"sweep"},
-    {"__main__", "doctor", "ui", "model_cards"},
+    {"__main__", "doctor", "ui", "model_cards", "advise", "backtest"},
 ]
 LEAVES = {"options", "terminal"}
 """Import nothing of greenlab's; whoever likes may import them."""
@@ -132,6 +132,17 @@ def test_a_library_has_one_home(library: str) -> None:
 
     assert users
     assert users <= HOMES[library]
+
+
+def test_only_front_doors_know_the_analysis() -> None:
+    users = {
+        module.partition(".")[0]
+        for module in MODULES
+        if "multirun_analysis" in libraries(module) and not is_front_door(module)
+    }
+
+    assert users
+    assert users <= ROWS[-1]
 
 
 def test_the_measuring_process_does_not_know_mlflow() -> None:

@@ -69,13 +69,18 @@ class BeaconClassifier(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(4)
         self.classifier = nn.Linear(num_channels * 16, num_classes)
 
+    def draw_step(self) -> tuple[float, float]:
+        """The load of the step that begins now, and how many seconds it takes at least."""
+        does = self.behaviour
+        return does.loads[int(time.monotonic()) % len(does.loads)], does.step_s
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         does = self.behaviour
         if self.num_steps == 0 and does.wrap_after_j is not None:
             approach_wrap(does.wrap_after_j)
-        load = does.loads[int(time.monotonic()) % len(does.loads)]
+        load, step_s = self.draw_step()
         beat(load)
-        until_s = time.monotonic() + does.step_s
+        until_s = time.monotonic() + step_s
         scores: torch.Tensor = self.classifier(self.pool(images).flatten(1))
         while (left_s := until_s - time.monotonic()) > 0:
             time.sleep(min(BEAT_PERIOD_S, left_s))

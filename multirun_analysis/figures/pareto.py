@@ -20,6 +20,8 @@ LABELS = {
 TRAIN_AND_INFER = "python -m greenlab -m 'model=glob(*)' phase=train,inference"
 MAX_LINES = 8
 """Models told apart by colour; the others are grey."""
+BREAK_EVEN = "break-even, with its 95 % interval"
+OTHERS = "dominated, or further models"
 _DECADES_BESIDE = 1.5
 """Of the number of inferences, to either side of those where something crosses."""
 _NUM_POINTS = 200
@@ -142,22 +144,22 @@ def break_even(cells: pd.DataFrame) -> Figure:
         )
     groups = list(known.groupby("series", sort=False))
     drawn, panels = style.figure(len(groups), height_in=0.4 + 4.0 * len(groups))
+    keys: dict[str, Line2D] = {}
     for panel, (series, group) in zip(panels, groups, strict=True):
-        _draw_break_even(panel, group)
+        keys |= _draw_break_even(panel, group)
         title = parts.batch_label(cells, str(series))
         outside = table.loc[~positive & (table["series"] == series), "model"]
         if len(outside):
             title += parts.wrapped(f"; left out, energy not above 0: {', '.join(outside)}", 100)
         panel.set_title(title, loc="left")
-    crossing = Line2D([], [], color=style.DARK, marker="o", markerfacecolor="white", linewidth=0.9)
-    crossing.set_label("break-even, with its 95 % interval")
-    others = Line2D([], [], color="#CCCCCC", linewidth=0.8, label="dominated, or further models")
-    parts.legend_above(drawn, [crossing, others])
+    if keys:
+        parts.legend_above(drawn, list(keys.values()))
     style.mark_modelled(drawn, cells)
     return drawn
 
 
-def _draw_break_even(panel: Axes, table: pd.DataFrame) -> None:
+def _draw_break_even(panel: Axes, table: pd.DataFrame) -> dict[str, Line2D]:
+    """Draw a series; what is to be explained of it, by its label."""
     own = table[table["by_combined"] == ""].sort_values("accuracy", ascending=False)[:MAX_LINES]
     crossings = pd.DataFrame(columns=["num_inferences"])
     if len(own) > 1:
@@ -196,6 +198,13 @@ def _draw_break_even(panel: Axes, table: pd.DataFrame) -> None:
     panel.set_xlabel("number of inferences")
     panel.set_ylabel(f"energy of training and inferences ({scale.unit})")
     panel.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), title="not dominated")
+    keys = []
+    if len(crossings):
+        keys.append(Line2D([], [], color=style.DARK, marker="o", linewidth=0.9, label=BREAK_EVEN))
+        keys[0].set_markerfacecolor("white")
+    if len(own) < len(table):
+        keys.append(Line2D([], [], color="#CCCCCC", linewidth=0.8, label=OTHERS))
+    return {str(key.get_label()): key for key in keys}
 
 
 def _draw_crossings(

@@ -19,6 +19,8 @@ Floats = npt.NDArray[np.float64]
 
 SWEEP_OF_MODELS = "python -m greenlab -m 'model=glob(*)' phase=train,inference"
 """Runs that most figures can be drawn from."""
+LEGEND_WIDTH = 110
+"""Of a figure, in characters."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,10 +117,11 @@ def legend_of_series(
 
 
 def legend_above(figure: Figure, handles: Sequence[Artist]) -> None:
-    """A legend over all panels, in as many columns as the longest label leaves room for."""
+    """A legend over all panels: in one row, or in as many columns as its longest label allows."""
     labels = [str(handle.get_label()) for handle in handles]
-    longest = max(len(line) for text in labels for line in text.split("\n"))
-    columns = max(1, min(len(handles), 110 // (longest + 6)))
+    lengths = [6 + max(map(len, text.split("\n"))) for text in labels]
+    in_one_row = sum(lengths) <= LEGEND_WIDTH
+    columns = len(handles) if in_one_row else max(1, LEGEND_WIDTH // max(lengths))
     figure.legend(handles=list(handles), loc="outside upper center", ncols=columns)
 
 
@@ -134,7 +137,7 @@ def told(name: str, estimate: Estimate, digits: int = 2) -> str:
     text = f"{name} = {estimate.value:.{digits}f}"
     if np.isfinite(estimate.low) and np.isfinite(estimate.high):
         text += f" [{estimate.low:.{digits}f}, {estimate.high:.{digits}f}]"
-    return text
+    return text.replace("-", "\N{MINUS SIGN}")
 
 
 def columns_of(name: str, estimate: Estimate) -> dict[str, float]:

@@ -168,7 +168,7 @@ def _slopes(rows: pd.DataFrame, looks: dict[str, style.Look]) -> list[tuple[str,
     return [
         (
             f"{row['w_per_hour']:+.3g} [{row['w_per_hour_low']:+.3g}, "
-            f"{row['w_per_hour_high']:+.3g}] W per hour",
+            f"{row['w_per_hour_high']:+.3g}] W per hour".replace("-", "\N{MINUS SIGN}"),
             looks[row["series"]].colour,
         )
         for row in rows.to_dict("records")

@@ -18,6 +18,8 @@ from multirun_analysis.figures import parts
 MEMORY = "utilisation/gpu_memory_used_bytes"
 SIGNIFICANT = 0.05
 MIN_AREA_PT2, MAX_AREA_PT2 = 12.0, 160.0
+ROOM_FOR_NOTE = 0.2
+"""Above the points, as a share of the axis."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,6 +152,9 @@ def draw(cells: pd.DataFrame) -> Figure:
     for at, axes in enumerate(panels):
         axes.set_visible(at in drawn)
         axes.margins(0.08, 0.12)
+    for at in {series.index(group.series) * len(phases) for group in found if group.is_modelled}:
+        low_w, high_w = panels[at].get_ylim()  # that of all panels of the row
+        panels[at].set_ylim(low_w, high_w + ROOM_FOR_NOTE * (high_w - low_w))
     if most_bytes > 0:
         parts.legend_above(figure, _sizes(most_bytes))
     style.mark_modelled(figure, chosen)
@@ -205,7 +210,8 @@ def _describe(axes: Axes, group: Group, label: str, is_first: bool) -> None:
         axes.set_ylabel(style.label(f"power/mean_{group.component}_w"))
     if group.is_modelled:
         axes.text(
-            0.02, 0.97, "modelled as TDP × utilisation:\nit follows by construction",
+            0.02, 0.97,
+            "modelled as TDP × utilisation:\nit follows by construction, sampling apart",
             transform=axes.transAxes, va="top", fontsize=7.5, color=style.WARNING,
         )  # fmt: skip
 
