@@ -40,7 +40,7 @@ class Result:
 
     is_finished: bool
     net_j: float | None = None
-    """None without a number that may be averaged: failed, no source, or INVALID."""
+    """None without a number that may be averaged: failed, no source, INVALID, or stopped early."""
     is_transient: bool = False
     """Of a failure: whether another try may end better."""
 

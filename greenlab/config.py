@@ -237,6 +237,12 @@ class Phase:
     """Of a profile, of each kind."""
     max_stretches: int = 12
     """Of a profile, of each kind, whether `target_rel_ci` is met or not."""
+    stop_early: bool = False
+    """Of training: end it where it cannot reach the front of the sweep's cells before it."""
+    stop_after_epochs: int = 5
+    """Least number of epochs before `stop_early` may."""
+    stop_below_accuracy: float | None = None
+    """With `stop_early`: end it as well where it cannot reach this accuracy on the test split."""
 
     def __post_init__(self) -> None:
         _at_least("phase.epochs", self.epochs, 1)
@@ -250,6 +256,28 @@ class Phase:
         _at_least("phase.min_stretches", self.min_stretches, 2)
         if isinstance(self.max_stretches, int) and isinstance(self.min_stretches, int):
             _at_least("phase.max_stretches", self.max_stretches, self.min_stretches)
+        self._check_stop()
+
+    def _check_stop(self) -> None:
+        after, below = self.stop_after_epochs, self.stop_below_accuracy
+        _at_least("phase.stop_after_epochs", after, 3)
+        if isinstance(below, int | float):
+            _require(
+                0 < below <= 1,
+                f"phase.stop_below_accuracy is {below}; it must be a fraction, greater than 0 and "
+                "1 at most",
+            )
+            _require(
+                self.stop_early,
+                f"phase.stop_below_accuracy is {below} and phase.stop_early is false: nothing "
+                "would be stopped; add phase.stop_early=true",
+            )
+        if self.stop_early and self.kind is PhaseKind.train:
+            _require(
+                after < self.epochs,
+                f"phase.stop_early with phase.epochs={self.epochs}: none would be saved after "
+                f"phase.stop_after_epochs={after}; raise the former, or leave phase.stop_early out",
+            )
 
 
 @dataclass
@@ -591,9 +619,10 @@ def cell_signature(settings: dict[str, Any]) -> str:
 def work(settings: dict[str, Any]) -> str:
     """What is computed, as JSON: equal for two cells whose joules and seconds can be compared.
 
-    The machine, how it is metered and how often is left out, and where the data lies.
+    The machine, how it is metered and how often is left out, and where the data lies; and what may
+    stop a training, for one that is not stopped does all of its work. One that is has a tag.
     """
-    how = {"min_active_s", "warmup_batches", "folder"} | OF_PROFILES
+    how = {"min_active_s", "warmup_batches", "folder"} | OF_PROFILES | OF_STOPS
     done = {
         group: {key: value for key, value in settings[group].items() if key not in how}
         for group in ("model", "batch_size", "phase", "dataset")
@@ -624,13 +653,19 @@ def with_repetition(config: Config, repetition: int) -> Config:
 
 OF_PROFILES = {"stretch_s", "target_rel_ci", "min_stretches", "max_stretches"}
 """Settings of `phase` that no other kind of phase has a use for."""
+OF_STOPS = {"stop_early", "stop_after_epochs", "stop_below_accuracy"}
+"""The same of training, where `stop_early` is on; where it is off they change nothing."""
 
 
 def _sign(settings: dict[str, Any], left_out: set[str]) -> str:
     signed = {key: value for key, value in settings.items() if key not in left_out}
-    if "phase" in signed and signed["phase"]["kind"] != PhaseKind.profile.name:
-        signed.pop("profile", None)
-        signed["phase"] = {k: v for k, v in signed["phase"].items() if k not in OF_PROFILES}
+    if phase := signed.get("phase"):
+        unused = set() if phase["kind"] == PhaseKind.profile.name else OF_PROFILES
+        if not (phase["kind"] == PhaseKind.train.name and phase.get("stop_early")):
+            unused = unused | OF_STOPS
+        signed["phase"] = {key: value for key, value in phase.items() if key not in unused}
+        if unused >= OF_PROFILES:
+            signed.pop("profile", None)
     canonical = json.dumps(signed, sort_keys=True).encode()
     return hashlib.sha256(canonical).hexdigest()[:16]
 

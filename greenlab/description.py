@@ -1,6 +1,6 @@
 """What a person reads first on a run's page: what ran, its joules, and what to mind about them."""
 
-from greenlab.forecast_text import sentence
+from greenlab.forecast_text import sentence, stop_text
 from greenlab.metrics import describe_net, metrics
 from greenlab.record import Cell, Record
 
@@ -32,11 +32,13 @@ def _headline(record: Record) -> str:
     share = f" ({values['energy/idle_j'] / gross_j:.0%} of it idle)" if gross_j else ""
     mark = measured.mark
     modelled = " (~: modelled in part or in whole, not measured)" if mark else ""
+    stopped = f"; **{text}**" if (text := stop_text(record)) else ""
     return (
         f"{verdict}: **{mark}{describe_net(values)} J net** of {mark}{gross_j:,.1f} J "
         f"gross{share} in {values['time/active_s']:,.1f} s; "
         f"{mark}{values['energy/net_per_sample_j']:.4g} J per sample over "
-        f"{measured.num_samples:,} samples; accuracy {values['task/accuracy']:.1%}{modelled}"
+        f"{measured.num_samples:,} samples; accuracy {values['task/accuracy']:.1%}"
+        f"{stopped}{modelled}"
     )
 
 

@@ -47,8 +47,8 @@ Group = Sequence[Record]
 def by_cell(cells: Sequence[Record], grid_order: Mapping[str, int]) -> list[Group]:
     """Records grouped by cell, in the order of the grid (cell signatures by place).
 
-    Runs of a cell on another machine, or metered by other sources, are a group of their own; those
-    without a measurement stand with the first.
+    Runs of a cell on another machine, metered by other sources, or stopped early, are a group of
+    their own; those without a measurement stand with the first.
     """
     latest: dict[str, Record] = {}
     for record in sorted(cells, key=lambda record: record.cell.started_at_s):
@@ -64,11 +64,12 @@ def by_cell(cells: Sequence[Record], grid_order: Mapping[str, int]) -> list[Grou
 
 
 def _by_origin(repetitions: Sequence[Record]) -> list[Group]:
-    groups: dict[tuple[str, ...], list[Record]] = {}
+    groups: dict[tuple[tuple[str, ...], bool], list[Record]] = {}
     unmeasured = [record for record in repetitions if record.measurement is None]
     for record in repetitions:
         if record.measurement is not None:
-            groups.setdefault(record.origin, []).append(record)
+            is_cut_short = record.measurement.stopped_early is not None
+            groups.setdefault((record.origin, is_cut_short), []).append(record)
     first, *others = list(groups.values()) or [[]]
     return [[*first, *unmeasured], *others]
 
@@ -195,7 +196,8 @@ def _verdict(group: Group) -> str:
 
 def _why(group: Group) -> str:
     codes = dict.fromkeys(doubt.code for record in group for doubt in record.warnings)
+    stops = dict.fromkeys(text for one in group if (text := forecast_text.stop_text(one)))
     failures = [f"{one.failure.kind}: {one.failure.message}" for one in group if one.failure]
     if failures and len(group) > 1:
         failures = [f"{len(failures)} of {len(group)} failed: {failures[-1]}"]
-    return ", ".join([*codes, *failures])
+    return ", ".join([*stops, *codes, *failures])

@@ -22,17 +22,10 @@ from greenlab.meters import Meter, open_meter
 from greenlab.meters.gpu_probe import open_probes
 from greenlab.meters.power_limit import limited_power
 from greenlab.model_profile import profile_model
-from greenlab.phases import PHASES, evaluate, warm_up
+from greenlab.phases import PHASES, Ground, evaluate, warm_up
 from greenlab.preflight import Place, preflight
-from greenlab.record import (
-    TRACE_FILE,
-    Cell,
-    Measurement,
-    Outcome,
-    Pass,
-    Record,
-    write_record,
-)
+from greenlab.promise import comparable
+from greenlab.record import TRACE_FILE, Cell, Measurement, Outcome, Pass, Record, write_record
 from greenlab.sampler import Sampler
 from greenlab.workload import Workload, build_workload
 
@@ -62,7 +55,7 @@ def run_cell(cell: Cell, config: Config, folder: Path) -> Record:
         with limited_power(config.hardware, meter.sources):
             environment = describe_environment()  # again: with the power limit that is in force now
             workload = build_workload(config, place.device)
-            measured = measure(workload, bench, place, cell.sweep_first.idle_celsius)
+            measured = measure(workload, bench, place, cell)
         record = Record(
             status="FINISHED",
             cell=cell,
@@ -76,9 +69,7 @@ def run_cell(cell: Cell, config: Config, folder: Path) -> Record:
     return record
 
 
-def measure(
-    workload: Workload, bench: Bench, place: Place, sweep_idle_celsius: dict[str, float]
-) -> Measurement:
+def measure(workload: Workload, bench: Bench, place: Place, cell: Cell) -> Measurement:
     """Profile and warm up; then idle window, passes, idle window, and the trace of all three."""
     config, phase = workload.config, PHASES[workload.config.phase.kind]
     meter, account, sampler = bench.meter, bench.account, bench.sampler
@@ -97,8 +88,10 @@ def measure(
         thermometers=thermometers(probes),
         synchronise=workload.synchronise,
     )
-    before = idling.measure("idle_before", sweep_idle_celsius)
-    stretches = phase.passes(workload, before.window, meter.slowest_tick_s)
+    before = idling.measure("idle_before", cell.sweep_first.idle_celsius)
+    rivals = comparable(cell.rivals, place.environment.machine, str(place.device), meter.sources)
+    ground = Ground(idle=before.window, tick_s=meter.slowest_tick_s, rivals=rivals)
+    stretches = phase.passes(workload, ground)
     passes: list[Pass] = []
     workload.synchronise()
     sampler.refresh()
@@ -115,7 +108,7 @@ def measure(
         if not math.isfinite(passes[-1].outcome.loss):
             raise LossNotFiniteError(len(passes), passes[-1].outcome.loss)
     meter.end()
-    after = idling.measure("idle_after", sweep_idle_celsius or before.cooling.celsius)
+    after = idling.measure("idle_after", cell.sweep_first.idle_celsius or before.cooling.celsius)
     account.enter("evaluation")
     columns = sampler.finish()
     conditions_after, counters = read_conditions(), meter.health()
@@ -137,6 +130,7 @@ def measure(
         trace=trace.summarise(columns, windows, idle),
         mismatches=place.mismatches,
         splits=workload.splits,
+        stopped_early=stretches.stopped_early,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a profile foretells, in words and as a table."""
+"""What a profile foretells, and what a stop saved, in words and as a table."""
 
 from collections.abc import Sequence
 
@@ -29,6 +29,20 @@ def sentence(record: Record) -> str:
         if text := _bill(values, name):
             told.append(f"{text} {unit}".strip())
     return f"{job_text(record)}: {', '.join(told)}"
+
+
+def stop_text(record: Record) -> str:
+    """`stopped after 4 of 30 epochs, about 1.2 kJ saved (predicted)`; empty where it was not."""
+    values = metrics(record)
+    if "stopped/after_epochs" not in values:
+        return ""
+    done, planned = (f"{values[f'stopped/{name}_epochs']:.0f}" for name in ("after", "planned"))
+    if "stopped/saved_net_j" in values:
+        joules = _scaled(values["stopped/saved_net_j"], _UNITS_OF_ENERGY, "J")
+        spared = f"{record.mark}{joules} net"
+    else:
+        spared = _scaled(values["stopped/saved_time_s"], _UNITS_OF_TIME, "s")
+    return f"stopped after {done} of {planned} epochs, about {spared} saved (predicted)"
 
 
 def job_text(record: Record) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from greenlab import energy
 from greenlab.config import Carbon
 from greenlab.prediction import prediction_metrics
+from greenlab.promise import stop_metrics
 from greenlab.record import Measurement, Record
 
 
@@ -43,6 +44,7 @@ def metrics(record: Record) -> dict[str, float]:
     if measured.model.activation_bytes is not None:
         named["model/activation_bytes"] = measured.model.activation_bytes
     named |= prediction_metrics(record) if record.cell.is_profile else _of_one_kind(measured)
+    named |= stop_metrics(measured)
     return named | _limits(record) | _account_metrics(record) | measured.trace.mean
 
 

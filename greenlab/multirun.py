@@ -289,7 +289,8 @@ def _comparable_j(record: Record) -> float | None:
     """Net energy for a mean over repetitions; None where it is not to be part of one."""
     first = record.cell.sweep_first.machine
     is_elsewhere = first and record.environment and record.environment.machine != first
-    if record.verdict == "INVALID" or is_elsewhere:
+    is_cut_short = record.measurement is not None and record.measurement.stopped_early
+    if record.verdict == "INVALID" or is_elsewhere or is_cut_short:
         return None
     return metrics(record).get("energy/net_j")
 

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from greenlab.config import PhaseKind
+from greenlab.config import PhaseKind, job_signature, to_dict
 from greenlab.data import Batches
 from greenlab.energy import EnergyWindow
-from greenlab.record import Outcome, Pass
+from greenlab.promise import Rules, verdict
+from greenlab.record import Outcome, Pass, Rival, StoppedEarly
 from greenlab.stretches import next_kind
 from greenlab.workload import Workload, seed_everything
 
@@ -51,8 +52,23 @@ class Tally:
         )
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ground:
+    """What is known before the first pass."""
+
+    idle: EnergyWindow
+    """The window before it."""
+    tick_s: float
+    """Of the slowest counter."""
+    rivals: Sequence[Rival] = ()
+    """Those that may be held against what is measured here."""
+
+
 class Passes(Protocol):
     """The metered stretches of a cell."""
+
+    stopped_early: StoppedEarly | None
+    """Set by `goes_on` where it ends them before all is done that was planned."""
 
     def goes_on(self, passes: Sequence[Pass]) -> bool:
         """Whether there is one to come after these."""
@@ -64,12 +80,25 @@ class Passes(Protocol):
 class Epochs:
     """Gradient descent over the training split, once per pass."""
 
-    def __init__(self, workload: Workload, idle: EnergyWindow, tick_s: float) -> None:
-        self._workload = workload
+    def __init__(self, workload: Workload, ground: Ground) -> None:
+        config = workload.config
+        self._workload, self._ground = workload, ground
+        self._rules = Rules(
+            planned_epochs=config.phase.epochs,
+            after_epochs=config.phase.stop_after_epochs,
+            below_accuracy=config.phase.stop_below_accuracy,
+            job=job_signature(to_dict(config)),
+            num_classes=config.dataset.num_classes,
+            num_tested=workload.test.num_distinct,
+        )
+        self.stopped_early: StoppedEarly | None = None
 
     def goes_on(self, passes: Sequence[Pass]) -> bool:
-        """Until there are as many as were asked for."""
-        return len(passes) < self._workload.config.phase.epochs
+        """Until there are as many as were asked for, or (`phase.stop_early`) no use in more."""
+        ground = self._ground
+        if self._workload.config.phase.stop_early:
+            self.stopped_early = verdict(passes, ground.idle, self._rules, ground.rivals)
+        return len(passes) < self._rules.planned_epochs and self.stopped_early is None
 
     def run_pass(self) -> Tally:
         """One epoch."""
@@ -88,7 +117,9 @@ def train_one_epoch(workload: Workload) -> Tally:
 class Rounds:
     """One pass over the test split, which goes round until `phase.min_active_s` has passed."""
 
-    def __init__(self, workload: Workload, idle: EnergyWindow, tick_s: float) -> None:
+    stopped_early: StoppedEarly | None = None
+
+    def __init__(self, workload: Workload, ground: Ground) -> None:
         self._workload = workload
 
     def goes_on(self, passes: Sequence[Pass]) -> bool:
@@ -124,10 +155,12 @@ class Stretches:
     """Of the slowest counter, to a stretch. What a tick keeps from one it gives to the next; our
     choice."""
 
-    def __init__(self, workload: Workload, idle: EnergyWindow, tick_s: float) -> None:
+    stopped_early: StoppedEarly | None = None
+
+    def __init__(self, workload: Workload, ground: Ground) -> None:
         self._workload = workload
-        self._idle = idle
-        self._stretch_s = max(workload.config.phase.stretch_s, self.MIN_TICKS * tick_s)
+        self._idle = ground.idle
+        self._stretch_s = max(workload.config.phase.stretch_s, self.MIN_TICKS * ground.tick_s)
         self._train, self._test = _endless(workload.train), _endless(workload.test)
         self._trains: bool | None = None
         import scipy.special  # noqa: F401  # next_kind's; a quarter of a second, now or in a window
@@ -191,8 +224,8 @@ def evaluate(workload: Workload) -> Outcome:
 class Phase:
     """A row of the table below."""
 
-    passes: Callable[[Workload, EnergyWindow, float], Passes]
-    """What is metered; given the idle window before, and the tick of the slowest counter."""
+    passes: Callable[[Workload, Ground], Passes]
+    """What is metered."""
     warm_up: Callable[[Workload, int], object]
     """A number of unmetered steps."""
     evaluates: bool

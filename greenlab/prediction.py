@@ -54,7 +54,7 @@ def profiled(record: Record) -> Profiled:
     return Profiled(
         stretches=stretches,
         idle_w=energy.total(measured.idle_w) if measured.idle_w else None,
-        idle_u95_w=_idle_u95_w(measured),
+        idle_u95_w=idle_u95_w(measured),
         once_s=sum(stage.duration_s for stage in stages),
         once_j=sum(energy.total(stage.energy_j) for stage in metered) if metered else None,
         occasion=_occasion(record),
@@ -75,7 +75,7 @@ def _occasion(record: Record) -> float:
     return OCCASION_OF_WAITING_VIRTUAL if is_virtual else OCCASION_OF_WAITING
 
 
-def _idle_u95_w(measured: Measurement) -> float:
+def idle_u95_w(measured: Measurement) -> float:
     """How far counters and drift leave idle power open; the error of a model is no part of it."""
     components = measured.measured_components
     u95_j = measured.net_u95_j(*components) if components else 0.0

@@ -482,6 +482,27 @@ def _profile(evidence: Evidence) -> Iterator[Doubt]:
         )
 
 
+def _stopped_early(evidence: Evidence) -> Iterator[Doubt]:
+    if (stop := evidence.measured.stopped_early) is None:
+        return
+    reasons = []
+    if stop.rival is not None:
+        cost = "did no more work" if stop.least_net_j is None else "took no more energy"
+        reasons.append(f"{stop.rival.name} has {stop.rival.accuracy:.1%} and {cost}")
+    if stop.below_accuracy is not None:
+        reasons.append(f"phase.stop_below_accuracy={stop.below_accuracy:g}")
+    yield Doubt(
+        code="stopped_early",
+        seen=f"training was ended after {stop.after_epochs} of {stop.planned_epochs} epochs: with "
+        f"all of them an accuracy of {stop.accuracy:.1%} ({stop.accuracy_low:.1%} to "
+        f"{stop.accuracy_high:.1%}) was foretold; {' and '.join(reasons)}",
+        limit="the 95 % prediction interval lies below",
+        remedy="Its joules and accuracy are those of these epochs, in a cosine schedule cut short: "
+        "compare it with no whole training. phase.stop_early=false trains it to the end",
+        severity="information",
+    )
+
+
 def _outcome(evidence: Evidence) -> Iterator[Doubt]:
     measured = evidence.measured
     if measured.evaluation.num_samples == 0:
@@ -520,5 +541,6 @@ CHECKS = (
     _power_limit,
     _information,
     _profile,
+    _stopped_early,
     _outcome,
 )

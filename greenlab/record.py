@@ -58,6 +58,35 @@ class Claim:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Rival:
+    """A training that another cell of the sweep has finished: part of the front to reach."""
+
+    uid: str
+    name: str
+    machine: str
+    device: str
+    provenance: dict[str, str]
+    """By component; absent ones too."""
+    job: str
+    """What it shares with those whose epochs are the same work: config.job_signature."""
+    num_epochs: int
+    accuracy: float
+    """On the test split, after the last epoch."""
+    training_accuracy: float
+    """Mean over the last epoch."""
+    net_j: float | None
+    """None where nothing was metered."""
+    net_u95_j: float
+    """95 % half-width. Where all is modelled it is 0: the model's error is one factor on this cell
+    and on that which is held against it."""
+
+    @property
+    def gap(self) -> float:
+        """What test accuracy has over training accuracy."""
+        return self.accuracy - self.training_accuracy
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
     """Which cell this is: the options chosen, and its place in the sweep."""
 
@@ -80,6 +109,8 @@ class Cell:
     """2 for the first further try of a cell that failed, and so on."""
     sweep_first: Claim = field(default_factory=Claim)
     """What the sweep's first cell found; nothing for that cell itself."""
+    rivals: list[Rival] = field(default_factory=list)
+    """What finished before it in its sweep, for a training with `phase.stop_early`."""
 
     @property
     def is_profile(self) -> bool:
@@ -340,6 +371,26 @@ class Splits:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class StoppedEarly:
+    """Why a training was ended before its last epoch: what was foretold of it then."""
+
+    after_epochs: int
+    planned_epochs: int
+    accuracy: float
+    """Median of what the test would have shown after all epochs."""
+    accuracy_low: float
+    """With `accuracy_high`, a 95 % prediction interval; see promise.py."""
+    accuracy_high: float
+    rival: Rival | None
+    """More accurate, and took no more energy; None where `below_accuracy` is the reason."""
+    below_accuracy: float | None
+    """`phase.stop_below_accuracy`, where that is the reason."""
+    least_net_j: float | None
+    """Lower end of what all epochs would have taken, where that was held against the rival's; None
+    where the rival did the same work, and no more of it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
     """Everything that was metered in one cell, raw."""
 
@@ -365,6 +416,8 @@ class Measurement:
     """Where the hardware is not what the configuration names (`hardware.strict=false`)."""
     splits: Splits | None = None
     """None in records of before profiles."""
+    stopped_early: StoppedEarly | None = None
+    """None where all was done that was planned."""
 
     @property
     def idle_windows(self) -> tuple[EnergyWindow, EnergyWindow]:

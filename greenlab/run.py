@@ -40,9 +40,10 @@ from greenlab.errors import (
     first_line,
     without_password,
 )
-from greenlab.forecast_text import sentence
+from greenlab.forecast_text import sentence, stop_text
 from greenlab.metrics import describe_net, metrics
 from greenlab.record import CONFIG_FILE, LOG_FILE, Cell, Claim, Failure, Record
+from greenlab.rivals import rivals_in
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +143,7 @@ def _describe_cell(config: Config, folder: Path) -> Cell:
         started_at_s=time.time(),
         config=settings,
         sweep_first=_claim_of(ticket.folder) if ticket else Claim(),
+        rivals=rivals_in(ticket.folder, settings) if ticket else [],
     )
 
 
@@ -465,7 +467,8 @@ def summary_line(record: Record) -> str:
         mark, net = record.measurement.mark, describe_net(values)
         per_sample = f"{mark}{values['energy/net_per_sample_j']:.4g}"
         joules = f"net {mark + net:>18} J  {per_sample:>9} J/sample"
-    return f"{cell} {joules}  accuracy {values['task/accuracy']:.3f}  {record.verdict}"
+    stopped = f"  {text}" if (text := stop_text(record)) else ""
+    return f"{cell} {joules}  accuracy {values['task/accuracy']:.3f}  {record.verdict}{stopped}"
 
 
 def _remaining(record: Record) -> str:

@@ -92,7 +92,7 @@ class Landed:
     machine: str
     commit: str
     net_j: float | None
-    """None where it is INVALID or has no energy."""
+    """None where it is INVALID, was stopped early or has no energy."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -235,11 +235,12 @@ class Store:
         for run in self._search(condition):
             tags = run.data.tags
             is_valid = tags.get("greenlab.verdict") != "INVALID"
+            is_whole = "greenlab.stopped_early" not in tags
             landed = Landed(
                 sweep=tags.get("greenlab.sweep", ""),
                 machine=tags.get("greenlab.machine", ""),
                 commit=tags.get("greenlab.commit", ""),
-                net_j=run.data.metrics.get("energy/net_j") if is_valid else None,
+                net_j=run.data.metrics.get("energy/net_j") if is_valid and is_whole else None,
             )
             found.setdefault(tags["greenlab.signature"], landed)
         return found
@@ -529,6 +530,8 @@ def _tags(record: Record) -> dict[str, str]:
             f"energy_source.{source.component}": source.provenance
             for source in record.measurement.sources
         }
+        if (stop := record.measurement.stopped_early) is not None:
+            tags["greenlab.stopped_early"] = f"{stop.after_epochs}/{stop.planned_epochs} epochs"
     if record.failure is not None:
         tags["greenlab.failure"] = f"{record.failure.kind}: {record.failure.message}"
     return {key: value for key, value in tags.items() if value}

@@ -46,6 +46,7 @@ TEXTS = {
     "commit": "greenlab.commit",
     "torch": "version.torch",
     "failure": "greenlab.failure",
+    "stopped_early": "greenlab.stopped_early",
     **{f"source_{component}": f"energy_source.{component}" for component in COMPONENTS},
 }
 """Columns and the tags that they are read from."""
@@ -285,6 +286,7 @@ def _reasons(frame: DataFrame) -> Series:
     """Why a cell cannot be used; empty where it can."""
     reasons = Series("", index=frame.index)
     reasons[frame["phase"] == PROFILE] = PROFILES
+    reasons[frame["stopped_early"] != ""] = "stopped early: no whole training, by phase.stop_early"
     reasons[frame["verdict"] == "INVALID"] = "INVALID: the joules are wrong (its doubts say why)"
     unfinished = frame["status"] != "FINISHED"
     kinds = (

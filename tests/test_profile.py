@@ -135,7 +135,7 @@ def running(*overrides: str) -> tuple[Workload, phases.Stretches]:
         *overrides,
     )
     workload = build_workload(settings, torch.device("cpu"))
-    return workload, phases.Stretches(workload, IDLE, 0.0)
+    return workload, phases.Stretches(workload, phases.Ground(idle=IDLE, tick_s=0.0))
 
 
 def test_the_batches_of_a_stretch_follow_those_of_the_one_before() -> None:
@@ -156,7 +156,7 @@ def test_the_batches_of_a_stretch_follow_those_of_the_one_before() -> None:
 def test_a_stretch_is_as_long_as_asked_or_ten_ticks_of_the_slowest_counter() -> None:
     workload, _ = running("phase.stretch_s=0.05")
     for tick_s, least_s in ((0.0, 0.05), (0.02, 0.2)):
-        stretches = phases.Stretches(workload, IDLE, tick_s)
+        stretches = phases.Stretches(workload, phases.Ground(idle=IDLE, tick_s=tick_s))
         assert stretches.goes_on([])
         began_s = phases.time.monotonic()
         tally = stretches.run_pass()

@@ -27,7 +27,7 @@ from greenlab import record as records
 from greenlab import tracking
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError, StoreUnavailableError
-from greenlab.record import Doubt, Failure, SweepEnd, SweepRun
+from greenlab.record import Doubt, Failure, StoppedEarly, SweepEnd, SweepRun
 from multirun_analysis import runs
 from multirun_analysis.stores import Database, Server, Table
 
@@ -96,6 +96,23 @@ def with_source(component: str, **changes: Any) -> Any:
         replace(one, **changes) if one.component == component else one for one in measured.sources
     ]
     return replace(measured, sources=sources)
+
+
+def stopped_early() -> Any:
+    """The golden measurement, as if its passes were the first of 30."""
+    measured = records.read_record(GOLDEN).measurement
+    assert measured is not None
+    stop = StoppedEarly(
+        after_epochs=len(measured.passes),
+        planned_epochs=30,
+        accuracy=0.2,
+        accuracy_low=0.1,
+        accuracy_high=0.3,
+        rival=None,
+        below_accuracy=0.5,
+        least_net_j=None,
+    )
+    return replace(measured, stopped_early=stop)
 
 
 def with_limits(limits_w: dict[str, list[float]]) -> Any:
@@ -248,6 +265,7 @@ def test_what_cannot_be_used_is_set_aside_with_its_reason(lab: Lab) -> None:
     lab.land(doubts=[wrong])
     lab.land(status="FAILED", measurement=None, failure=Failure(kind="oom", message="full"))
     lab.land(status="KILLED", measurement=None, failure=Failure(kind="killed", message="by 9"))
+    lab.land(measurement=stopped_early())
 
     loaded = lab.load()
 
@@ -256,6 +274,7 @@ def test_what_cannot_be_used_is_set_aside_with_its_reason(lab: Lab) -> None:
         "FAILED (oom)",
         "INVALID: the joules are wrong (its doubts say why)",
         "KILLED (killed)",
+        "stopped early: no whole training, by phase.stop_early",
     ]
     assert "1 left out, FAILED (oom): resnet18-64-train." in loaded.remarks
 

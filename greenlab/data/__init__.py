@@ -115,6 +115,11 @@ class Batches:
         self._generator = shuffle_generator
         self._augment = augment
 
+    @property
+    def num_distinct(self) -> int:
+        """Samples in a pass, those that come again counted once."""
+        return min(self.num_samples, len(self._labels))
+
     def __len__(self) -> int:
         """Batches in a pass."""
         return math.ceil(self.num_samples / self._batch_size)
