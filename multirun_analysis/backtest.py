@@ -18,6 +18,7 @@ from pandas import DataFrame
 
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError
+from greenlab.metrics import two_digits
 from multirun_analysis import hits, predictions, runs
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def heading(pairs: DataFrame) -> dict[str, str]:
         told[str(series)] = (
             f"{series}: {len(own)} full runs held against {own['profile_id'].nunique()} profiles, "
             f"whose stretches of that kind took {own['profile_s'].mean():.2g} s on average: "
-            f"{share.mean():.2g} % of the run ({share.min():.2g} to {share.max():.2g} %)."
+            f"{two_digits(share.mean())} % of the run ({two_digits(share.min())} to "
+            f"{two_digits(share.max())} %)."
         )
     return told
 
@@ -164,7 +166,7 @@ def _row(row: Mapping[Hashable, Any]) -> list[str]:
         number("mean_error_percent", "+.1f") + " %",
         number("largest_error_percent", "+.1f") + " %",
         "± " + number("mean_half_width_percent", ".1f") + " %",
-        number("share_percent", ".2g") + " %",
+        two_digits(row["share_percent"]) + " %",
     ]
 
 
