@@ -16,7 +16,7 @@ import psutil
 
 from greenlab.config import Hardware
 from greenlab.errors import HardwareMismatchError
-from greenlab.record import Conditions, Environment, Gpu
+from greenlab.record import SIMULATED, Conditions, Environment, Gpu
 
 PACKAGES = [
     "greenlab",
@@ -31,10 +31,6 @@ PACKAGES = [
     "thop",
     "numpy",
 ]
-
-
-SIMULATED = "simulated-"
-"""Before the name of a machine whose counters are greenlab.simulated's."""
 
 
 def describe_environment() -> Environment:

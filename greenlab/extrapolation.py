@@ -45,8 +45,13 @@ NOISES = tuple(0.001 * 2.0**n for n in range(8))
 WAVERING_OVER_NOISE = (0.15, 0.4, 1.0)
 """Standard deviation of the wavering over that noise. On a shared machine with two cores, seconds
 of work scattered by 5 to 18 % and means of ten seconds by 1 to 10 %."""
-LEAST_WAVERING = 0.01
-"""Our choice: no machine was seen to be steadier over minutes."""
+WAVERING = 0.01
+"""Its least standard deviation, which a profile of seconds hardly sees. Our choice, for a machine
+of one's own: none was seen to be steadier over minutes."""
+WAVERING_VIRTUAL = 0.15
+"""The same of time on a virtual machine, whose host has other guests. On one with two cores, epochs
+of five seconds scattered by 10 % within a run, and the second half of a run of 25 s was told from
+its first with a mean error of 9 %: docs/results/backtest_vm.csv."""
 MEMORY_S = (10.0, 100.0)
 """For how long the wavering remembers itself; as above, and our choice."""
 THERMAL_S = (20.0, 60.0, 180.0)
@@ -55,12 +60,6 @@ FIRST = 0.05
 """Standard deviation of what is peculiar to the first stretch of a kind. Our choice."""
 OCCASION = 0.01
 """Standard deviation from one occasion to another. Our choice, for a machine of one's own."""
-OCCASION_OF_WAITING = 0.05
-"""The same of the time where the GPU waits for its host, as small models let it. Our choice."""
-OCCASION_OF_WAITING_VIRTUAL = 0.2
-"""The same on a virtual machine. Of 26 runs on an H200 behind a hypervisor, most of which kept it
-busy for less than 90 % of the time, some took twice as long as short stretches of the same had just
-before, with the same energy above idle: docs/results/h200_backtest.csv."""
 TRAIN_OVER_INFERENCE = 0.25
 """Standard deviation of the logarithm of a training step's cost over three times a forward pass's:
 where evaluation must be told from training alone. Sixteen models on two cores: 0.2."""
@@ -116,8 +115,8 @@ class Profiled:
     """Loading and warming up, once a job."""
     once_j: float | None
     """Gross."""
-    occasion: float = OCCASION
-    """Standard deviation of the logarithm of time from one occasion to another."""
+    wavering: float = WAVERING
+    """Least standard deviation of the wavering of time, natural logarithm."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,7 +231,7 @@ def _draw(
     windows = _windows(stretches, sample_s, parts)
     normal = random.standard_normal((2, len(parts), NUM_DRAWS))
     place = _Place(stretches=stretches, parts=parts, windows=windows)
-    time = _carry_over(place, np.log(sample_s), TIME_WARMING, profiled.occasion)
+    time = _carry_over(place, np.log(sample_s), TIME_WARMING, profiled.wavering)
     spread = np.array([[part.spread] for part in parts])
     amount = np.array([[part.num_samples * part.factor] for part in parts])
     amount = amount * np.exp(spread * random.standard_normal((len(parts), NUM_DRAWS)))
@@ -250,7 +249,7 @@ def _draw(
         """Logarithms of what goes with time, drawn; and the logarithm of how likely that is."""
         together = _correlation(stretches, np.log(sample_s), logarithms)
         mixed = together * normal[0] + math.sqrt(1 - together**2) * normal[1]
-        told = _carry_over(place, logarithms, warming, OCCASION)
+        told = _carry_over(place, logarithms, warming, WAVERING)
         return told.draw(mixed, random), told.evidence
 
     log_w, evidence = second(np.log(power_w), POWER_WARMING)
@@ -305,12 +304,12 @@ class _Told:
     """Logarithm of how likely all of this makes the stretches, but for a constant."""
 
 
-def _carry_over(place: _Place, logarithms: Array, warming: Warming, occasion: float) -> _Told:
+def _carry_over(place: _Place, logarithms: Array, warming: Warming, least_wavering: float) -> _Told:
     """A mixture over how noise and heat may be."""
     stretches, parts, windows = place.stretches, place.parts, place.windows
     grid = list(itertools.product(NOISES, WAVERING_OVER_NOISE, MEMORY_S, THERMAL_S))
     noise, wavering, memory_s, thermal_s = np.array(grid).T[:, :, None, None]
-    wavering = np.hypot(LEAST_WAVERING, wavering * noise)
+    wavering = np.hypot(least_wavering, wavering * noise)
     start_s = stretches[0].started_s
     middle_s = np.array([one.started_s - start_s + one.duration_s / 2 for one in stretches])
     length_s = np.array([one.duration_s for one in stretches])
@@ -330,7 +329,7 @@ def _carry_over(place: _Place, logarithms: Array, warming: Warming, occasion: fl
     shared = _outer(warm_asked, warm) * warming.standard_deviation**2
     own = (
         _outer(warm_asked, warm_asked) * warming.standard_deviation**2
-        + occasion**2
+        + OCCASION**2
         + _wavering_of_means(edges_s, wavering, memory_s)
         + noise**2 * np.diag(1 / np.maximum(edges_s[1] - edges_s[0], 1e-9))
     )

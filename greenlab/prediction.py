@@ -14,9 +14,8 @@ from greenlab import energy
 from greenlab.carbon import Tariff
 from greenlab.config import Carbon, from_dict
 from greenlab.extrapolation import (
-    OCCASION,
-    OCCASION_OF_WAITING,
-    OCCASION_OF_WAITING_VIRTUAL,
+    WAVERING,
+    WAVERING_VIRTUAL,
     Extrapolation,
     Forecast,
     Job,
@@ -57,7 +56,7 @@ def profiled(record: Record) -> Profiled:
         idle_u95_w=idle_u95_w(measured),
         once_s=sum(stage.duration_s for stage in stages),
         once_j=sum(energy.total(stage.energy_j) for stage in metered) if metered else None,
-        occasion=_occasion(record),
+        wavering=_wavering(record),
     )
 
 
@@ -65,14 +64,17 @@ BUSY_PERCENT = 90.0
 """NVML's utilisation of a GPU that does not wait for its host. Our choice."""
 
 
-def _occasion(record: Record) -> float:
-    """How much time may differ from one occasion to another; see extrapolation.py."""
-    measured = _measured(record)
-    percent = measured.trace.mean.get("utilisation/gpu_percent")
-    if not measured.device.startswith("cuda") or percent is None or percent >= BUSY_PERCENT:
-        return OCCASION
-    is_virtual = record.environment is not None and record.environment.is_virtual
-    return OCCASION_OF_WAITING_VIRTUAL if is_virtual else OCCASION_OF_WAITING
+def _wavering(record: Record) -> float:
+    """By how much the pace of the processor wavers that sets it; see extrapolation.py.
+
+    A GPU that is busy sets its own; the host's other guests have no part in it. Nor have they in a
+    simulated machine's, which sleeps.
+    """
+    measured, place = _measured(record), record.environment
+    is_virtual = place is not None and place.is_virtual and not place.is_simulated
+    percent = measured.trace.mean.get("utilisation/gpu_percent", 0.0)
+    sets_its_own = measured.device.startswith("cuda") and percent >= BUSY_PERCENT
+    return WAVERING_VIRTUAL if is_virtual and not sets_its_own else WAVERING
 
 
 def idle_u95_w(measured: Measurement) -> float:

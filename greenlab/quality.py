@@ -426,7 +426,7 @@ def _power_limit(evidence: Evidence) -> Iterator[Doubt]:
 
 def _information(evidence: Evidence) -> Iterator[Doubt]:
     environment = evidence.environment
-    if environment.machine.startswith("simulated-"):
+    if environment.is_simulated:
         yield Doubt(
             code="simulated",
             seen="the counters are simulated: these joules are nobody's",

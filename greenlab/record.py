@@ -37,6 +37,9 @@ TRACE_FILE = "trace.parquet"
 POWER_FILE = "power.png"
 LOG_FILE = "greenlab.log"
 
+SIMULATED = "simulated-"
+"""Before the name of a machine whose counters are greenlab.simulated's."""
+
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 Verdict = Literal["PASS", "WARN", "INVALID"]
 Severity = Literal["information", "warning", "invalid"]
@@ -328,6 +331,11 @@ class Environment:
     """Of the CPUs' frequency, `performance` or another; empty where the machine has none."""
     has_turbo: bool | None
     """Whether the CPUs may exceed their base frequency; None where the machine does not say."""
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether its counters are greenlab's own simulation."""
+        return self.machine.startswith(SIMULATED)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 from conftest import ROOT
 from pandas import DataFrame
 
-from multirun_analysis import claims, runs
+from multirun_analysis import claims, estimates, runs
 from multirun_analysis.figures import batch_size, durations, learning, macs, pareto, power, quality
 from multirun_analysis.figures import claims as claims_figure
 
@@ -89,3 +89,52 @@ def test_no_claim_about_energy_is_decided_by_modelled_joules(sixteen: DataFrame)
 
 def test_the_figure_in_the_readme_is_there() -> None:
     assert Path(RESULTS / "sixteen_models_durations.png").is_file()
+
+
+# ------------------------------------------------------------------------ an H200, real joules
+
+
+@pytest.fixture(scope="module")
+def h200() -> DataFrame:
+    return read("h200_cells.csv")
+
+
+def readme_says(*texts: str) -> None:
+    section = (ROOT / "README.md").read_text().partition("## Knowing the bill")[2]
+    told = " ".join(section.partition("\n## ")[0].split())
+    for text in texts:
+        assert text in told
+
+
+def test_what_readme_says_of_the_h200s_profiles_is_in_the_file_that_it_names() -> None:
+    pairs = pd.read_csv(RESULTS / "h200_backtest.csv")
+    train = pairs[(pairs["phase"] == "train") & pairs["is_whole"]]
+    assert len(train) == train["model"].nunique() == 16
+    assert train["net_is_inside"].all()
+    error = train["net_error_percent"].abs()
+    # LeNet took 9.5 J, and the counter is sure of them to 17 J: run's own doubt.
+    others = error[train["model"] != "lenet"]
+    readme_says(
+        f"to {error.mean():.1f} % on average",
+        f"{others.mean():.1f} % without LeNet",
+        f"{train['time_error_percent'].abs().mean():.1f} %: small models wait",
+    )
+
+
+def test_what_readme_says_of_predictors_on_the_h200_is_in_the_file_that_it_names(
+    h200: DataFrame,
+) -> None:
+    assert set(h200["source_gpu"]) == {"measured:nvml"}
+    idle_w = h200["power/idle_gpu_w"]
+    train = h200[h200["phase"] == "train"]
+    rho = train["energy/net_per_sample_j"].corr(train["model/macs_per_parameter"], "spearman")
+    scores = estimates.score(h200, h200["machine"].iloc[0], "train")
+    laws = {law.predictors: law for law in scores.rankings["net_j"].laws}
+    best = laws["macs", "activation_bytes"]
+    papers = laws[("macs_per_parameter",)]
+    readme_says(
+        f"{idle_w.median():.0f} W of idle",
+        f"ρ = {rho:.2f} [",
+        f"not seen to {best.left_out.median_percent:.0f} % in the median",
+        f"MACs per parameter to {papers.left_out.median_percent:.0f} %",
+    )

@@ -36,6 +36,14 @@ SELFTEST = [command for command in COMMANDS if command.startswith("python -m gre
 POWER_LIMITS = next(command for command in COMMANDS if "hardware.power_limit_w=" in command)
 ANALYSIS = [c for c in COMMANDS if c.startswith("python -m multirun_analysis")]
 MAKE = [command for command in COMMANDS if command.startswith("make ")]
+OF_RUNS = [
+    command
+    for command in COMMANDS
+    if command.startswith(
+        tuple(f"python -m greenlab.{m}" for m in ("backtest", "estimate", "advise"))
+    )
+]
+"""Commands that read what was measured."""
 
 
 def write_own_options(folder: Path) -> None:
@@ -48,7 +56,8 @@ def write_own_options(folder: Path) -> None:
 
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
-    others = [c for c in COMMANDS if c not in {*GREENLAB, *MODELS, *SELFTEST, *ANALYSIS, *MAKE}]
+    tested = {*GREENLAB, *MODELS, *SELFTEST, *ANALYSIS, *MAKE, *OF_RUNS}
+    others = [c for c in COMMANDS if c not in tested]
     assert others == [
         "source .venv/bin/activate",
         "python -m greenlab",
@@ -184,6 +193,27 @@ def test_every_command_runs(greenlab: CommandLine, command: str) -> None:
     shorter = [s for s in QUICK if s.split("=")[0] not in " ".join(arguments)]
     result = greenlab(*arguments, *(shorter if "--help" not in arguments else ()), timeout_s=1400)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_what_reads_runs_finds_those_of_the_commands_above_it(greenlab: CommandLine) -> None:
+    """A profile, its full runs and what is made of them, on fewer samples than as written."""
+    for phase in ("profile", "train,inference"):
+        result = greenlab("-m", "model=lenet", f"phase={phase}", *QUICK, timeout_s=300)
+        assert result.returncode == 0, result.stdout + result.stderr
+    told = {}
+    for command in OF_RUNS:
+        _, _, module, *arguments = shlex.split(command)
+        result = greenlab(*arguments, module=module, timeout_s=120)
+        told[command] = result.returncode, result.stdout + result.stderr
+    by_module = {command.split()[2].partition(".")[2]: answer for command, answer in told.items()}
+    assert by_module["backtest"][0] == by_module["advise"][0] == 0, by_module
+    assert "MAPE" in by_module["backtest"][1]
+    for command, (returncode, text) in told.items():
+        if "estimate" in command:  # of one model nothing can be told: it says what would help
+            assert returncode == 1, text
+            assert "python -m greenlab -m" in text
 
 
 CLAIMED = {
