@@ -138,3 +138,25 @@ def test_what_readme_says_of_predictors_on_the_h200_is_in_the_file_that_it_names
         f"not seen to {best.left_out.median_percent:.0f} % in the median",
         f"MACs per parameter to {papers.left_out.median_percent:.0f} %",
     )
+
+
+@pytest.mark.parametrize("name", ["backtest_simulated", "backtest_vm", "h200_backtest"])
+def test_what_readme_says_of_profiles_is_in_the_files_that_it_names(name: str) -> None:
+    [line] = [
+        line
+        for line in (ROOT / "README.md").read_text().splitlines()
+        if line.startswith("| [") and f"{name}.csv" in line
+    ]
+    shown = [cell.strip(" ~%") for cell in line.split("|")[2:8]]
+    pairs = pd.read_csv(RESULTS / f"{name}.csv")
+    whole = pairs[pairs["is_whole"]]
+    assert int(shown[0]) == len(whole)
+    columns = ["share_percent", "net_error_percent", "net_is_inside"]
+    for text, column in zip(
+        shown[1:], [*columns, "time_error_percent", "time_is_inside"], strict=True
+    ):
+        scale = 100 if column.endswith("is_inside") else 1
+        digits = len(text.partition(".")[2])
+        assert float(text) == pytest.approx(
+            scale * whole[column].abs().mean(), abs=0.51 * 10**-digits
+        )
