@@ -266,7 +266,7 @@ def test_help_lists_the_live_options_and_examples(greenlab: CommandLine) -> None
     printed = greenlab("--help").stdout
     for part in (
         "model: densenet121, dpn26, efficientnet_b0, googlenet, lenet",
-        "phase: inference, train",
+        "phase: inference, profile, train",
         "dataset: cifar10, digits, synthetic",
         "hardware: auto, cpu, cuda, hc1, hc2, hc3",
         "python -m greenlab model=resnet18 batch_size=64",

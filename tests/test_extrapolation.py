@@ -304,7 +304,7 @@ def profile_and_run(random: Generator, profile_s: float, job_s: float) -> tuple[
 
 @pytest.mark.parametrize(
     ("profile_s", "job_s", "num"),
-    [(3, 60, 400), (5, 300, 400)],
+    [(3, 60, 250), (5, 300, 250)],
 )
 def test_the_truth_lies_in_the_interval_as_often_as_is_said(
     profile_s: float, job_s: float, num: int

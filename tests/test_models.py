@@ -171,6 +171,7 @@ def test_thop_adds_batch_norm_and_pooling_and_nothing_else(name: str) -> None:
     assert 0 <= profile.macs / profile.macs_exact - 1 < 0.09  # nothing big is counted twice
 
 
+@pytest.mark.slow
 def test_the_table_in_the_documentation_holds_what_is_counted() -> None:
     rows = re.findall(r"^\| ([a-z0-9_]+) \| (.*) \|$", (ROOT / "docs/models.md").read_text(), re.M)
     assert [name for name, _ in rows if name != "model"] == SIXTEEN
@@ -289,7 +290,13 @@ def step_in_channels_last(name: str, device: str) -> None:
         assert all(one.isfinite().all() for one in gradients.values() if one is not None)
 
 
-@pytest.mark.parametrize("name", SIXTEEN)
+QUICK = {"lenet", "mobilenet", "resnet18", "shufflenet_v2", "efficientnet_b0"}
+"""Of which a step takes a second or two on a core that has no bfloat16 of its own."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in SIXTEEN]
+)
 def test_gradients_reach_every_parameter_in_fp32_and_bfloat16(name: str) -> None:
     step_in_channels_last(name, "cpu")
 

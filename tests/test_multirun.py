@@ -175,6 +175,7 @@ def test_nothing_is_measured_twice_when_all_is_done(lab: Lab) -> None:
     assert again.end("FINISHED")
 
 
+@pytest.mark.slow
 def test_a_named_sweep_counts_its_own_cells_alone(lab: Lab) -> None:
     lab.begin().measure(lab.launch, None)
     second = lab.begin()
@@ -197,6 +198,7 @@ def test_a_sweep_that_may_be_alive_on_another_host_is_left_alone(
     assert lab.begin(f"resume={alive.name}").name == alive.name
 
 
+@pytest.mark.slow
 def test_a_damaged_record_does_not_take_the_end_table_with_it(
     lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -229,6 +231,7 @@ def test_cells_of_another_machine_are_pointed_out_or_refused(
         lab.begin("resume=true", "resume.strict=true", place=elsewhere)
 
 
+@pytest.mark.slow
 def test_two_sweeps_of_the_same_second_have_folders_of_their_own(lab: Lab) -> None:
     first = lab.begin()
     lab.num_begun = 0  # the second is given the same name, and had to wait for the first
@@ -255,6 +258,7 @@ def test_a_folder_that_the_user_named_and_another_run_has_is_refused(lab: Lab) -
         run.claim_folder(config, "hydra.sweep.dir")
 
 
+@pytest.mark.slow
 def test_a_refused_resume_leaves_no_sweep_running(lab: Lab) -> None:
     done = lab.begin()
     done.measure(lab.launch, None)
@@ -268,6 +272,7 @@ def test_a_refused_resume_leaves_no_sweep_running(lab: Lab) -> None:
     assert [one.info.status for one in found] == ["FINISHED"]
 
 
+@pytest.mark.slow
 def test_cells_of_other_grids_do_not_matter_to_a_resume(
     lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -295,6 +300,7 @@ def test_what_a_dead_sweep_left_behind_is_landed_and_closed(lab: Lab) -> None:
     assert len(lab.launched) == len(SIZES)
 
 
+@pytest.mark.slow
 def test_a_lost_cell_is_tried_again_and_both_tries_are_kept(lab: Lab) -> None:
     tries: list[str] = []
 
@@ -381,6 +387,7 @@ def test_repetitions_given_by_hand_are_rows_of_one_cell(
     assert "no row" not in printed
 
 
+@pytest.mark.slow
 def test_a_sweep_that_began_without_a_store_is_in_it_at_the_end(lab: Lab) -> None:
     sweep = lab.begin(store=False)
     sweep.measure(lab.launch, None)
@@ -424,6 +431,7 @@ def test_a_landing_that_the_user_stopped_is_completed_at_the_end(
     assert [one.info.status for one in lab.cells()] == ["FINISHED"]
 
 
+@pytest.mark.slow
 def test_a_sweep_that_is_stopped_at_its_end_table_is_closed(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -461,6 +469,7 @@ def test_a_cell_that_another_process_logs_is_waited_for(lab: Lab) -> None:
     assert len(lab.cells()) == len(SIZES)
 
 
+@pytest.mark.slow
 def test_cells_whose_option_names_have_a_slash_are_cells_like_others(
     lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -163,6 +163,7 @@ def test_an_unreadable_dram_zone_leaves_the_package_measured(measure_on: Measure
     assert "not readable" in record.measurement.sources[2].reason
 
 
+@pytest.mark.slow  # the doctor says it too
 def test_unreadable_packages_are_modelled_and_say_so(measure_on: Measure) -> None:
     with SimulatedMachine(zones=[package(readable=False)]) as machine:
         record = measure_on(machine)
@@ -257,6 +258,7 @@ def test_a_zone_that_disappears_fails_the_cell_with_its_name(
     assert kept["energy_j"]["cpu"] == pytest.approx(20 * kept["duration_s"], rel=0.02)
 
 
+@pytest.mark.slow  # the self-test has its like
 def test_two_gpus_are_summed_and_told_apart(measure_on: Measure) -> None:
     gpus = [Gpu(idle_w=70, active_w=300), Gpu(idle_w=50, active_w=150)]
     with SimulatedMachine(zones=[package()], gpus=gpus) as machine:
