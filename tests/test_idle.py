@@ -114,6 +114,7 @@ def test_the_second_window_waits_for_what_the_first_had(measure_on: Callable[...
     assert waits[1] == pytest.approx(0.1 + after.waited_s, abs=0.1)
 
 
+@pytest.mark.slow  # the waiting itself is tested above
 def test_a_cell_of_a_sweep_waits_for_what_the_first_cell_had(
     measure_on: Callable[..., Record],
 ) -> None:

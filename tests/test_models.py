@@ -47,6 +47,9 @@ PARAMETERS = {
     "simpledla": 15_142_970,
 }
 SIXTEEN = sorted(REFERENCE.keys() | PARAMETERS.keys())
+QUICK = {"lenet", "mobilenet", "resnet18", "shufflenet_v2", "efficientnet_b0"}
+"""Of which a step takes a second or two on a core that has no bfloat16 of its own."""
+SLOWLY = [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in SIXTEEN]
 FROM_TORCHVISION = {
     "densenet121": torchvision.models.densenet121,
     "efficientnet_b0": torchvision.models.efficientnet_b0,
@@ -150,7 +153,7 @@ def pooled_and_normalised(model: nn.Module) -> dict[str, int]:
     return added
 
 
-@pytest.mark.parametrize("name", SIXTEEN)
+@pytest.mark.parametrize("name", SLOWLY)
 def test_thop_adds_batch_norm_and_pooling_and_nothing_else(name: str) -> None:
     network, sample = abstract(built(name)), torch.zeros(1, 3, 32, 32)
     profile = profile_model(network, sample)
@@ -290,13 +293,7 @@ def step_in_channels_last(name: str, device: str) -> None:
         assert all(one.isfinite().all() for one in gradients.values() if one is not None)
 
 
-QUICK = {"lenet", "mobilenet", "resnet18", "shufflenet_v2", "efficientnet_b0"}
-"""Of which a step takes a second or two on a core that has no bfloat16 of its own."""
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n not in QUICK)) for n in SIXTEEN]
-)
+@pytest.mark.parametrize("name", SLOWLY)
 def test_gradients_reach_every_parameter_in_fp32_and_bfloat16(name: str) -> None:
     step_in_channels_last(name, "cpu")
 

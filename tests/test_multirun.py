@@ -166,6 +166,7 @@ def test_a_resumed_sweep_keeps_its_order(lab: Lab) -> None:
     assert again._agenda.num_tasks == 9
 
 
+@pytest.mark.slow
 def test_nothing_is_measured_twice_when_all_is_done(lab: Lab) -> None:
     lab.begin().measure(lab.launch, None)
     again = lab.begin("resume=true")
@@ -218,6 +219,7 @@ def test_a_sweep_that_is_not_known_is_refused_and_the_newest_are_named(lab: Lab)
         lab.begin("resume=nope")
 
 
+@pytest.mark.slow
 def test_cells_of_another_machine_are_pointed_out_or_refused(
     lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -375,6 +377,7 @@ def test_a_cell_whose_folder_another_one_has_is_not_done(lab: Lab) -> None:
     assert own.data.metrics["cells/finished"] == 1
 
 
+@pytest.mark.slow
 def test_repetitions_given_by_hand_are_rows_of_one_cell(
     lab: Lab, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -414,6 +417,7 @@ def test_what_could_not_be_logged_lands_when_the_store_is_back(
     assert len(lab.cells(sweep=sweep.name)) == len(SIZES)
 
 
+@pytest.mark.slow
 def test_a_landing_that_the_user_stopped_is_completed_at_the_end(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,6 +458,7 @@ def test_a_sweep_that_is_stopped_at_its_end_table_is_closed(
     assert sweeps.open_sweep is None
 
 
+@pytest.mark.slow
 def test_a_cell_that_another_process_logs_is_waited_for(lab: Lab) -> None:
     sweep = lab.begin()
     sweep.measure(lab.launch, 1)
@@ -514,6 +519,7 @@ def settings(*overrides: str) -> Config:
     return make_config(*overrides)
 
 
+@pytest.mark.slow
 def test_how_a_sweep_goes_about_it_does_not_change_what_a_cell_is() -> None:
     plain = configuration.signature(settings())
     for same in (

@@ -268,6 +268,7 @@ def test_two_gpus_are_summed_and_told_apart(measure_on: Measure) -> None:
     assert_net(record, "gpu1", 100)
 
 
+@pytest.mark.slow
 def test_a_power_limit_shows_in_the_joules_and_is_gone_after_the_cell(measure_on: Measure) -> None:
     with SimulatedMachine(zones=[package()], gpus=[Gpu(idle_w=70, active_w=300)]) as machine:
         record = measure_on(machine, "hardware.device=cpu", "hardware.power_limit_w=150")
