@@ -25,7 +25,7 @@ from greenlab.extrapolation import (
 )
 from greenlab.plan import Estimate
 from greenlab.record import Measurement, Record
-from greenlab.stretches import costs_per_sample, rel_half_width
+from greenlab.stretches import rel_half_width
 
 KINDS = {"train": True, "inference": False}
 
@@ -46,7 +46,7 @@ def profiled(record: Record) -> Profiled:
     )
     stages = (
         [s for s in record.account.stages if s.name in ("loading", "warm_up")]
-        if (record.account)
+        if record.account
         else []
     )
     metered = [stage for stage in stages if stage.energy_j]
@@ -167,22 +167,8 @@ def _stretch_metrics(measured: Measurement, kind: str, *, trains: bool) -> dict[
         net_j = energy.net_energy_j(window, measured.idle_w)
         named[f"profile/{kind}_gross_per_sample_j"] = energy.total(window.energy_j) / samples
         named[f"profile/{kind}_net_per_sample_j"] = energy.total(net_j) / samples
-    half = half_width(measured, trains=trains)
+    half = rel_half_width(measured.passes, measured.idle_before, trains=trains)
     return named | ({f"profile/{kind}_rel_ci_fraction": half} if math.isfinite(half) else {})
-
-
-def half_width(measured: Measurement, *, trains: bool) -> float:
-    """What `phase.target_rel_ci` bounds, for one kind of stretches."""
-    return rel_half_width(measured.passes, measured.idle_before, trains=trains)
-
-
-def kinds_profiled(measured: Measurement) -> list[str]:
-    """`train`, `inference`, or both."""
-    return [
-        kind
-        for kind, trains in KINDS.items()
-        if costs_per_sample(measured.passes, measured.idle_before, trains=trains)
-    ]
 
 
 def _measured(record: Record) -> Measurement:
