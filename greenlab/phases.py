@@ -10,6 +10,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,6 +21,8 @@ from torch.nn import functional
 from greenlab.config import PhaseKind, job_signature, to_dict
 from greenlab.data import Batches
 from greenlab.energy import EnergyWindow
+from greenlab.errors import ModelError, first_line
+from greenlab.execution import autocast
 from greenlab.promise import Rules, verdict
 from greenlab.record import Outcome, Pass, Rival, StoppedEarly
 from greenlab.stretches import next_kind
@@ -194,12 +197,15 @@ def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
 def _train(
     workload: Workload, batches: Batches | Iterator[tuple[Tensor, Tensor]], tally: Tally
 ) -> None:
+    precision, scaler = workload.config.precision, workload.scaler
     for images, labels in batches:
         workload.optimiser.zero_grad(set_to_none=True)
-        scores = workload.model(images)
-        loss = functional.cross_entropy(scores, labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        workload.optimiser.step()
+        with autocast(precision, workload.device):
+            scores = workload.model(images)
+        loss = functional.cross_entropy(scores.float(), labels)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.step(workload.optimiser)
+        scaler.update()
         tally.add(loss, scores, labels)
 
 
@@ -207,9 +213,11 @@ def _train(
 def _infer(
     workload: Workload, batches: Batches | Iterator[tuple[Tensor, Tensor]], tally: Tally
 ) -> None:
-    for images, labels in batches:
-        scores = workload.model(images)
-        tally.add(functional.cross_entropy(scores, labels), scores, labels)
+    # Around all batches: weights are rounded once.
+    with autocast(workload.config.precision, workload.device):
+        for images, labels in batches:
+            scores = workload.model(images)
+            tally.add(functional.cross_entropy(scores.float(), labels), scores, labels)
 
 
 def evaluate(workload: Workload) -> Outcome:
@@ -262,13 +270,58 @@ def warm_up(workload: Workload) -> None:
 
     Libraries load, kernels are chosen and memory is allocated here and not in the first pass.
     """
-    phase = PHASES[workload.config.phase.kind]
+    with _put_back(workload):
+        PHASES[workload.config.phase.kind].warm_up(workload, workload.config.phase.warmup_batches)
+
+
+def compile_model(workload: Workload) -> None:
+    """Compile the model (`compile=true`) for every size of batch that the cell will meet.
+
+    Raises:
+        ModelError: torch.compile cannot; it takes a C++ compiler on a CPU.
+    """
+    workload.model.compile(dynamic=False)  # in place: its weights keep their names
+    try:
+        with _put_back(workload):
+            if workload.config.trains:
+                workload.model.train()
+                sizes = _each_size(workload.train)
+                _train(workload, sizes, Tally(workload.device, trains=True))
+            workload.model.eval()
+            _infer(workload, _each_size(workload.test), Tally(workload.device, trains=False))
+    except Exception as error:  # whatever torch's compilers raise
+        raise ModelError(
+            f"compile=true: torch.compile fails: {type(error).__name__}: {first_line(error)}. "
+            "compile=false runs without it"
+        ) from error
+    finally:
+        _end_compilers()  # they would be there in the windows
+
+
+def _end_compilers() -> None:
+    from torch._inductor.async_compile import shutdown_compile_workers  # a second of imports
+
+    shutdown_compile_workers()
+
+
+def _each_size(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    """A full batch, and one as large as the last of a pass."""
+    images, labels = next(iter(batches))
+    yield images, labels
+    if rest := batches.num_samples % len(labels):
+        yield images[:rest], labels[:rest]
+
+
+@contextmanager
+def _put_back(workload: Workload) -> Iterator[None]:
+    """Undo what the steps within change: weights, order of the samples, seeds."""
     weights = copy.deepcopy(workload.model.state_dict())
-    order = workload.order.get_state()
-    phase.warm_up(workload, workload.config.phase.warmup_batches)
+    order, scale = workload.order.get_state(), workload.scaler.state_dict()
+    yield
     workload.synchronise()
     workload.model.load_state_dict(weights)
     workload.optimiser.zero_grad(set_to_none=True)
     workload.optimiser.state.clear()
+    workload.scaler.load_state_dict(scale)
     workload.order.set_state(order)
     seed_everything(workload.config.seed)

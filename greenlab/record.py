@@ -45,7 +45,7 @@ Verdict = Literal["PASS", "WARN", "INVALID"]
 Severity = Literal["information", "warning", "invalid"]
 FailureKind = Literal["oom", "nan", "timeout", "killed", "error"]
 """Out of memory, a loss that is no number, over its time, ended from outside, anything else."""
-StageName = Literal["loading", "warm_up", "settling", "idle", "active", "evaluation"]
+StageName = Literal["loading", "compiling", "warm_up", "settling", "idle", "active", "evaluation"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -371,6 +371,20 @@ class Conditions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Execution:
+    """How the work was computed; the settings of the same names in config.py, `auto` decided."""
+
+    precision: str
+    memory_format: str
+    compile: bool
+    cuda_graphs: bool
+    cudnn_benchmark: bool
+    num_threads: int
+    """Of torch on the CPU."""
+    allocator: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Splits:
     """How long one pass is."""
 
@@ -426,6 +440,9 @@ class Measurement:
     """None in records of before profiles."""
     stopped_early: StoppedEarly | None = None
     """None where all was done that was planned."""
+    execution: Execution | None = None
+    """None in records of before it could be chosen: fp32 and contiguous, but for CUDA's
+    convolutions, which rounded to tf32 as PyTorch has it."""
 
     @property
     def idle_windows(self) -> tuple[EnergyWindow, EnergyWindow]:

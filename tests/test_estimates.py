@@ -82,6 +82,7 @@ def question(phase: str = "inference", batch_size: int = 128, **changes: Any) ->
         machine=BOX,
         device="",
         power_limit_w=None,
+        execution={},
         grid="THE GRID",
     )
     return replace(asked, **changes)

@@ -30,6 +30,7 @@ ROWS = [
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
     | {"network", "grid", "agenda", "machine_lock"},
     {"account", "rivals"},
+    {"execution"},
     {"tracking", "sampler", "workload", "idle", "end_table", "ledger"},
     {"phases", "power_plot", "preflight"},
     {"experiment"},

@@ -97,6 +97,7 @@ class Batches:
         num_samples: int,
         shuffle_generator: torch.Generator | None,
         augment: bool,
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         """Move the split to `device`.
 
@@ -114,6 +115,7 @@ class Batches:
         self._per_std = (1 / (255 * torch.tensor(std))).view(1, -1, 1, 1).to(device)
         self._generator = shuffle_generator
         self._augment = augment
+        self._memory_format = memory_format
 
     @property
     def num_distinct(self) -> int:
@@ -132,6 +134,7 @@ class Batches:
             if self._augment and self._generator is not None:
                 images = _crop_and_flip(images, self._generator)
             normalised = images.to(torch.float32).sub_(self._mean).mul_(self._per_std)
+            normalised = normalised.contiguous(memory_format=self._memory_format)
             yield normalised, self._labels.index_select(0, chosen)
 
     def _order(self) -> Tensor:
