@@ -575,6 +575,11 @@ class Config:
         return self.phase.kind is PhaseKind.train
 
     @property
+    def infers(self) -> bool:
+        """Whether inference is metered."""
+        return self.phase.kind is not PhaseKind.train
+
+    @property
     def target_epochs(self) -> int:
         """Epochs of the job that a profile tells of."""
         target = self.profile.target_epochs

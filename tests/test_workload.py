@@ -7,7 +7,7 @@ import torch
 from conftest import make_config
 from torch import nn
 
-from greenlab import phases, workload
+from greenlab import phases, preparation, workload
 from greenlab.config import Device
 from greenlab.errors import HardwareMismatchError, ModelError
 from greenlab.workload import Workload, build_workload
@@ -22,7 +22,7 @@ def build(*overrides: str) -> Workload:
 
 def train_curve(epochs: int, *overrides: str) -> list[tuple[float, float]]:
     running = build(f"phase.epochs={epochs}", *overrides)
-    phases.warm_up(running)
+    preparation.warm_up(running)
     outcomes = [phases.train_one_epoch(running).outcome() for _ in range(epochs)]
     return [(outcome.loss, outcome.accuracy) for outcome in outcomes]
 
@@ -42,7 +42,7 @@ def test_warming_up_leaves_no_trace_in_what_is_learnt() -> None:
 def test_warming_up_inference_leaves_the_weights_alone() -> None:
     running = build("phase=inference")
     before = {name: value.clone() for name, value in running.model.state_dict().items()}
-    phases.warm_up(running)
+    preparation.warm_up(running)
     assert all(
         torch.equal(before[name], value) for name, value in running.model.state_dict().items()
     )
