@@ -119,7 +119,7 @@ def test_kept_blocks_are_not_mapped_anew() -> None:
     """The number of blocks that malloc has mapped by themselves, from its own books."""
 
     class Mallinfo2(ctypes.Structure):
-        _fields_ = [  # noqa: RUF012
+        _fields_ = [
             (name, ctypes.c_size_t)
             for name in (
                 *("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks"),
