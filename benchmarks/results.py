@@ -48,6 +48,13 @@ def write_figures(path: Path, figures: Sequence[Figure]) -> None:
     path.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
 
 
+def read_figures(path: Path) -> list[Figure]:
+    """The inverse of `write_figures`; none where there is no such file."""
+    entries = json.loads(path.read_text()) if path.exists() else []
+    names = Figure.__dataclass_fields__
+    return [Figure(**{key: entry[key] for key in names if key in entry}) for entry in entries]
+
+
 def show(title: str, figures: Sequence[Figure]) -> None:
     """Print a table of them."""
     table = Table(title=title)
