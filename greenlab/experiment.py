@@ -131,6 +131,7 @@ def measure(workload: Workload, bench: Bench, place: Place, cell: Cell) -> Measu
         mismatches=place.mismatches,
         splits=workload.splits,
         stopped_early=stretches.stopped_early,
+        placement=workload.train.placement,
     )
 
 

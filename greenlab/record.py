@@ -45,6 +45,7 @@ Verdict = Literal["PASS", "WARN", "INVALID"]
 Severity = Literal["information", "warning", "invalid"]
 FailureKind = Literal["oom", "nan", "timeout", "killed", "error"]
 """Out of memory, a loss that is no number, over its time, ended from outside, anything else."""
+PlacementName = Literal["resident", "streamed"]
 StageName = Literal["loading", "warm_up", "settling", "idle", "active", "evaluation"]
 
 
@@ -426,6 +427,8 @@ class Measurement:
     """None in records of before profiles."""
     stopped_early: StoppedEarly | None = None
     """None where all was done that was planned."""
+    placement: PlacementName = "resident"
+    """Where the images were; all were resident before it could be chosen."""
 
     @property
     def idle_windows(self) -> tuple[EnergyWindow, EnergyWindow]:

@@ -487,6 +487,7 @@ def _params(record: Record) -> dict[str, str]:
         "repetition": str(record.cell.repetition),
         "epochs": str(settings["phase"]["epochs"]),
         "device": record.measurement.device if record.measurement else "",
+        "placement": record.measurement.placement if record.measurement else "",
     }
     if (power_limit_w := settings["hardware"].get("power_limit_w")) is not None:
         params["power_limit_w"] = f"{power_limit_w:g}"
