@@ -3,6 +3,7 @@
 import hashlib
 import io
 import math
+import os
 import pickle
 import pkgutil
 import socket
@@ -716,3 +717,33 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, no_network: None)
 def test_cifar10_has_one_shape(tmp_path: Path, key: str, value: int) -> None:
     with pytest.raises(ConfigError, match=rf"dataset\.{key}={value}"):
         data.load(replace(cifar10_in(tmp_path), **{key: value}), seed=0)
+
+
+def test_cifar10_is_decoded_once_until_its_files_change(
+    tmp_path: Path,
+    put_archive: Callable[..., dict[str, NDArray[np.uint8]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_archive()
+    first = data.load(cifar10_in(tmp_path), seed=0)
+    verified: list[str] = []
+    check = CIFAR10._check_integrity
+    monkeypatch.setattr(
+        CIFAR10, "_check_integrity", lambda self: verified.append("once") or check(self)
+    )
+    again = data.load(cifar10_in(tmp_path), seed=0)
+    assert torch.equal(again.train.images, first.train.images)
+    assert verified == []
+    os.utime(tmp_path / CIFAR10.base_folder / "data_batch_3", ns=(0, 1))
+    changed = data.load(cifar10_in(tmp_path), seed=0)
+    assert torch.equal(changed.train.images, first.train.images)
+    assert verified != []
+
+
+def test_cifar10s_files_that_are_damaged_are_unpacked_again(
+    tmp_path: Path, put_archive: Callable[..., dict[str, NDArray[np.uint8]]]
+) -> None:
+    put_archive()
+    first = data.load(cifar10_in(tmp_path), seed=0)
+    (tmp_path / CIFAR10.base_folder / "test_batch").write_bytes(b"garbage")
+    assert torch.equal(data.load(cifar10_in(tmp_path), seed=0).test.images, first.test.images)
