@@ -15,13 +15,12 @@ import hashlib
 import json
 import pickle
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,32 +28,20 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from benchmarks.results import Figure, add_json_option, show
 from greenlab import data
 from greenlab.config import Dataset
 from greenlab.data import Batches, Data, ResidentBatches, StreamedBatches
 from greenlab.environment import describe_environment
-from greenlab.terminal import open_console
 
 ROOT = Path(__file__).parent.parent
 BATCH_SIZE = 128
 LOADER = "greenlab.data.cifar10.load"
 UNPACKED = "cifar-10-batches-py"
 SUMS_FILE = "sums.json"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
-    """One number of a benchmark, measured several times."""
-
-    name: str
-    unit: str
-    median: float
-    values: list[float]
-    machine: str
 
 
 # --- files of CIFAR-10's format
@@ -216,40 +203,22 @@ def describe_machine() -> str:
     )
 
 
-def measure(rounds: int, seconds: float) -> list[Result]:
+def measure(rounds: int, seconds: float) -> list[Figure]:
     """All of it, in a folder of its own."""
-    machine = describe_machine()
-
-    def result(name: str, unit: str, values: Iterable[float]) -> Result:
-        found = list(values)
-        return Result(
-            name=name, unit=unit, median=statistics.median(found), values=found, machine=machine
-        )
-
     with tempfile.TemporaryDirectory(prefix="greenlab-data-") as place:
         folder = Path(place)
         write_files(folder)
-        results = [result(name, "s", took) for name, took in time_loads(folder, rounds).items()]
+        figures = [
+            Figure(name=name, unit="s", values=took)
+            for name, took in time_loads(folder, rounds).items()
+        ]
         loaded = data.load(Dataset(_target_=LOADER, folder=place), seed=0)
         fed = feed_by_turns(ways_of_feeding(loaded), rounds, seconds)
     for name, speeds in fed.items():
-        results.append(result(name, "images/s", (per_s for per_s, _ in speeds)))
-        results.append(result(f"{name}, CPU", "us/image", (cpu_us for _, cpu_us in speeds)))
-    return results
-
-
-def build_table(results: Iterable[Result]) -> Table:
-    """One row per number."""
-    table = Table(title="Loading and feeding images of CIFAR-10's shape")
-    table.add_column("what")
-    for heading in ("median", "least", "most"):
-        table.add_column(heading, justify="right")
-    table.add_column("unit")
-    for one in results:
-        numbers = (one.median, min(one.values), max(one.values))
-        shown = (f"{number:,.{0 if number >= 100 else 2}f}" for number in numbers)
-        table.add_row(one.name, *shown, one.unit)
-    return table
+        per_s, cpu_us = (list(values) for values in zip(*speeds, strict=True))
+        figures.append(Figure(name=name, unit="images/s", values=per_s))
+        figures.append(Figure(name=f"{name}, CPU", unit="µs/image", values=cpu_us))
+    return figures
 
 
 def main() -> int:
@@ -257,16 +226,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.data_loading", description=__doc__)
     parser.add_argument("--seconds", type=float, default=0.8, help="per way and round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here")
+    add_json_option(parser)
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)  # of the process within
     options = parser.parse_args()
     if options.load is not None:
         print(time_load(options.load))
         return 0
-    results = measure(options.rounds, options.seconds)
-    open_console().print(build_table(results))
+    figures, machine = measure(options.rounds, options.seconds), describe_machine()
+    show(f"Loading and feeding images of CIFAR-10's shape: {machine}", figures)
     if options.json is not None:
-        options.json.write_text(json.dumps([asdict(one) for one in results], indent=2) + "\n")
+        entries = [asdict(one) | {"median": one.median, "machine": machine} for one in figures]
+        options.json.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     return 0
 
 

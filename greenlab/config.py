@@ -90,6 +90,30 @@ class PhaseKind(Enum):
     profile = "profile"
 
 
+class Precision(Enum):
+    """Of the arithmetic; weights are float32 in all of them, and loss is."""
+
+    fp32 = "fp32"
+    tf32 = "tf32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+class MemoryFormat(Enum):
+    """How images lie in memory; `auto` is channels_last on a CPU where the model takes it."""
+
+    auto = "auto"
+    contiguous = "contiguous"
+    channels_last = "channels_last"
+
+
+class Allocator(Enum):
+    """What the C library does with large blocks that are freed."""
+
+    keep = "keep"
+    system = "system"
+
+
 def _require(holds: bool, message: str) -> None:
     if not holds:
         raise ConfigError(message)
@@ -499,6 +523,24 @@ class Config:
     carbon: Carbon = field(default_factory=Carbon)
     lock: Lock = field(default_factory=Lock)
     resume: Resume = field(default_factory=Resume)
+    precision: Precision = Precision.fp32
+    """tf32 rounds what CUDA's matrix products and convolutions multiply; bf16 and fp16 are
+    torch.autocast's, fp16 with its loss scaled in training."""
+    memory_format: MemoryFormat = MemoryFormat.auto
+    compile: bool = False
+    """The model goes through torch.compile, before the first window; what that takes is a stage of
+    the cell's account."""
+    cuda_graphs: bool = False
+    """The steps of full batches are launched as one; for models whose kernels are shorter than
+    their launch."""
+    cudnn_benchmark: bool = False
+    """cuDNN tries its algorithms in the warm-up and takes the fastest of those that repeat
+    themselves; false: the one that it deems best."""
+    num_threads: int | None = None
+    """Of torch on the CPU; null: its choice, one per core."""
+    allocator: Allocator = Allocator.keep
+    """keep: large blocks stay with the process when they are freed. system: the C library hands
+    them back, and the kernel clears them again for the next use."""
     seed: int = 0
     repetition: int = 1
     """Which one this is, from 1; a sweep sets it."""
@@ -528,6 +570,7 @@ class Config:
         for key in ("seed", "order_seed"):
             if isinstance(value := getattr(self, key), int):
                 _require(0 <= value < 2**32, f"{key} is {value}; it must be 0 to 2**32 - 1")
+        self._check_execution()
         self._check_repetitions()
         _at_least("repetition", self.repetition, 1)
         _above_zero("target_rel_ci", self.target_rel_ci)
@@ -544,10 +587,31 @@ class Config:
         return self.phase.kind is PhaseKind.train
 
     @property
+    def infers(self) -> bool:
+        """Whether inference is metered."""
+        return self.phase.kind is not PhaseKind.train
+
+    @property
     def target_epochs(self) -> int:
         """Epochs of the job that a profile tells of."""
         target = self.profile.target_epochs
         return self.phase.epochs if target is None else target
+
+    def _check_execution(self) -> None:
+        _at_least("num_threads", self.num_threads, 1)
+        if self.hardware.device is Device.cpu:
+            for key, needs_cuda in (
+                ("precision=tf32", self.precision is Precision.tf32),
+                ("cuda_graphs=true", self.cuda_graphs),
+                ("cudnn_benchmark=true", self.cudnn_benchmark),
+            ):
+                _require(
+                    not needs_cuda, f"{key} is of CUDA, and hardware.device is cpu: leave it out"
+                )
+        _require(
+            not (self.compile and self.cuda_graphs),
+            "compile=true and cuda_graphs=true are two ways for one thing: leave one of them out",
+        )
 
     def _check_repetitions(self) -> None:
         given = self.repetitions
@@ -642,13 +706,32 @@ def work(settings: dict[str, Any]) -> str:
     return json.dumps(done, sort_keys=True, separators=(",", ":"))
 
 
+EXECUTION = (
+    "precision",
+    "memory_format",
+    "compile",
+    "cuda_graphs",
+    "cudnn_benchmark",
+    "num_threads",
+    "allocator",
+)
+"""Settings of how the work is computed, not of what: what differs in them can be compared, and is
+not pooled."""
+
+
+def execution(settings: dict[str, Any]) -> dict[str, Any]:
+    """Those of a cell; `settings` is what `to_dict` makes, and may be of before there were any."""
+    return {key: settings[key] for key in EXECUTION if key in settings}
+
+
 def job_signature(settings: dict[str, Any]) -> str:
     """16 hex digits that a profile shares with the full runs whose cost per sample it tells.
 
-    Model, hardware, batch size and data; how long a run is, how it learns and how its idle windows
-    lie does not change what a sample takes.
+    Model, hardware, batch size, data and how it is computed; how long a run is, how it learns and
+    how its idle windows lie does not change what a sample takes.
     """
     shared = {key: settings[key] for key in ("model", "hardware", "batch_size")}
+    shared |= execution(settings)
     shared["dataset"] = {k: v for k, v in settings["dataset"].items() if k != "folder"}
     return _sign(shared, set())
 

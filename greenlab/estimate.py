@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from greenlab import grid
-from greenlab.config import Config, Device, PhaseKind, to_dict, work
+from greenlab.config import Config, Device, PhaseKind, execution, to_dict, work
 from greenlab.errors import GreenlabError
 from greenlab.terminal import open_console
 
@@ -261,6 +261,7 @@ def _estimate(chosen: argparse.Namespace, problems: list[str]) -> list[_Estimate
                     machine=machine,
                     device=_device(config),
                     power_limit_w=config.hardware.power_limit_w,
+                    execution=_execution(config),
                     grid=_grid(chosen, overrides, config, phase),
                 )
                 answers.append(estimates.answer(cells, question))
@@ -291,6 +292,11 @@ def _model(overrides: Sequence[str], config: Config) -> str:
 
 def _device(config: Config) -> str:
     return "" if config.hardware.device is Device.auto else config.hardware.device.name
+
+
+def _execution(config: Config) -> dict[str, str]:
+    chosen = {name: str(value).lower() for name, value in execution(to_dict(config)).items()}
+    return {name: value for name, value in chosen.items() if value not in ("auto", "none")}
 
 
 def _work(config: Config, phase: str) -> dict[str, dict[str, object]]:

@@ -16,6 +16,7 @@ PARTS: dict[StageName, str] = {
     "active": "useful",
     "idle": "idle windows",
     "settling": "settling",
+    "compiling": "compiling",
     "warm_up": "warm-up",
     "loading": "loading",
     "evaluation": "evaluation",

@@ -85,16 +85,17 @@ def _survey(grid: Sequence[Config]) -> Iterator[_Planned]:
 
 def _plan_cell(config: Config, surveyed: Surveyed) -> PlannedCell:
     phase, batch_size = config.phase, config.batch_size.size
+    settings = configuration.to_dict(config)
     trains = phase.kind is PhaseKind.train
     fewest, most = config.repetitions, config.repetitions
     if config.repetitions == "auto":
         fewest, most = FIRST_REPETITIONS, config.max_repetitions
     return PlannedCell(
-        signature=configuration.cell_signature(configuration.to_dict(config)),
+        signature=configuration.cell_signature(settings),
         work=Work(
             model=repr(config.model), macs=surveyed.macs, batch_size=batch_size, trains=trains
         ),
-        hardware=repr(config.hardware),
+        hardware=repr((config.hardware, configuration.execution(settings))),
         waiting_s=2 * (config.idle.settle_s + config.idle.window_s),
         num_passes=phase.epochs if trains else 1,
         pass_samples=surveyed.train_samples if trains else surveyed.test_samples,

@@ -45,7 +45,7 @@ def profiled(record: Record) -> Profiled:
         if one.trains is not None
     )
     stages = (
-        [s for s in record.account.stages if s.name in ("loading", "warm_up")]
+        [s for s in record.account.stages if s.name in ("loading", "compiling", "warm_up")]
         if record.account
         else []
     )

@@ -46,7 +46,7 @@ Severity = Literal["information", "warning", "invalid"]
 FailureKind = Literal["oom", "nan", "timeout", "killed", "error"]
 """Out of memory, a loss that is no number, over its time, ended from outside, anything else."""
 PlacementName = Literal["resident", "streamed"]
-StageName = Literal["loading", "warm_up", "settling", "idle", "active", "evaluation"]
+StageName = Literal["loading", "compiling", "warm_up", "settling", "idle", "active", "evaluation"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -372,6 +372,20 @@ class Conditions:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Execution:
+    """How the work was computed; the settings of the same names in config.py, `auto` decided."""
+
+    precision: str
+    memory_format: str
+    compile: bool
+    cuda_graphs: bool
+    cudnn_benchmark: bool
+    num_threads: int
+    """Of torch on the CPU."""
+    allocator: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Splits:
     """How long one pass is."""
 
@@ -429,6 +443,9 @@ class Measurement:
     """None where all was done that was planned."""
     placement: PlacementName = "resident"
     """Where the images were; all were resident before it could be chosen."""
+    execution: Execution | None = None
+    """None in records of before it could be chosen: fp32 and contiguous, but for CUDA's
+    convolutions, which rounded to tf32 as PyTorch has it."""
 
     @property
     def idle_windows(self) -> tuple[EnergyWindow, EnergyWindow]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from greenlab import energy
 from greenlab import record as records
-from greenlab.config import PhaseKind, job_signature, work
+from greenlab.config import PhaseKind, execution, job_signature, work
 from greenlab.errors import GreenlabError, first_line
 from greenlab.record import Measurement, Record, Rival
 
@@ -91,5 +91,5 @@ def _data(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings["dataset"].items() if key != "folder"}
 
 
-def _but_luck(settings: dict[str, Any]) -> tuple[Any, str]:
-    return settings["hardware"], work(settings)
+def _but_luck(settings: dict[str, Any]) -> tuple[Any, Any, str]:
+    return settings["hardware"], execution(settings), work(settings)

@@ -489,6 +489,8 @@ def _params(record: Record) -> dict[str, str]:
         "device": record.measurement.device if record.measurement else "",
         "placement": record.measurement.placement if record.measurement else "",
     }
+    if record.measurement is not None and (how := record.measurement.execution) is not None:
+        params |= {key: str(value).lower() for key, value in asdict(how).items()}
     if (power_limit_w := settings["hardware"].get("power_limit_w")) is not None:
         params["power_limit_w"] = f"{power_limit_w:g}"
     return params

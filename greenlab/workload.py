@@ -12,8 +12,14 @@ from greenlab import data
 from greenlab.config import Config, Device
 from greenlab.data import Batches
 from greenlab.errors import HardwareMismatchError, ModelError
+from greenlab.execution import (
+    build_scaler,
+    choose_layout,
+    describe_execution,
+    prepare_process,
+)
 from greenlab.network import NOTHING_TO_TRAIN, build_model, can_train, check_output
-from greenlab.record import Splits
+from greenlab.record import Execution, Splits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +33,9 @@ class Workload:
     test: Batches
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
+    scaler: torch.amp.GradScaler
+    """Of the loss, where gradients are fp16."""
+    execution: Execution
     order: torch.Generator
     """Shuffles and augments the training split."""
 
@@ -73,7 +82,6 @@ def seed_everything(seed: int) -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)  # every CUDA device too
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
 
 
@@ -83,10 +91,16 @@ def build_workload(config: Config, device: torch.device) -> Workload:
     Raises:
         DataUnavailableError: the data set is not there.
         ModelError: the model cannot be built, or its output is not one score per class.
+        ConfigError: the machine does not know a setting of how the work is computed.
     """
+    prepare_process(config)
     loaded = data.load(config.dataset, config.seed)
     seed_everything(config.seed)
     model = build_model(config.model, config.dataset.num_classes).to(device)
+    sample = loaded.test.images[:1].to(device, torch.float32) / 255
+    layout = choose_layout(config, model, sample)
+    check_output(model, sample.to(memory_format=layout), config)  # lazy layers are whole after it
+    model = model.to(memory_format=layout)
     order = torch.Generator(device=device)
     order.manual_seed(config.seed)
     num_samples = config.dataset.num_samples
@@ -104,19 +118,20 @@ def build_workload(config: Config, device: torch.device) -> Workload:
             or len(split.labels) * (1 if train else config.dataset.replicate_test),
             shuffle_generator=order if train else None,
             augment=train and config.dataset.augment,
+            memory_format=layout,
         )
 
-    test = batches(loaded.test, train=False)
-    check_output(model, next(iter(test))[0][:1], config)  # lazy layers have their weights after it
     optimiser, schedule = build_optimiser(model, config)
     return Workload(
         config=config,
         device=device,
         model=model,
         train=batches(loaded.train, train=True),
-        test=test,
+        test=batches(loaded.test, train=False),
         optimiser=optimiser,
         schedule=schedule,
+        scaler=build_scaler(config.precision, device),
+        execution=describe_execution(config, layout),
         order=order,
     )
 
@@ -140,5 +155,7 @@ def build_optimiser(
         lr=phase.learning_rate,
         momentum=phase.momentum,
         weight_decay=phase.weight_decay,
+        # One kernel for all weights, which also undoes the scaler's factor without asking the host.
+        fused=all(parameter.is_floating_point() for parameter in trained),
     )
     return optimiser, torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, T_max=phase.epochs)

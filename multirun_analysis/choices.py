@@ -13,13 +13,14 @@ from dataclasses import dataclass
 
 from pandas import DataFrame, Series
 
+from greenlab.config import EXECUTION
 from multirun_analysis import runs
 from multirun_analysis.known_energy import GROSS_GPU, MODELLED, PER_SAMPLE_J, with_known_energy
 from multirun_analysis.pareto import accuracy_u95
 from multirun_analysis.selection import UNKNOWN, Level, interval, level, log_level
 
 PER_SAMPLE_S = "time/per_sample_s"
-BATCH_SIZE, POWER_LIMIT, PRECISION = "batch_size", "power_limit_w", "precision"
+BATCH_SIZE, POWER_LIMIT = "batch_size", "power_limit_w"
 LIMIT_IN_FORCE = "power/limit_gpu_w"
 HOW_MUCH = ("phase.kind", "phase.epochs", "dataset.num_samples", "dataset.replicate_test")
 """Settings of the work that say how much is done, or what; no two ways of doing the same."""
@@ -102,25 +103,19 @@ def find(cells: DataFrame) -> list[Choice]:
 
 def _facets(cells: DataFrame) -> DataFrame:
     """What two cells must share to be repetitions of each other, as texts."""
+    works = runs.texts(cells, "work")
     flat = DataFrame(
-        {text: runs.flatten(json.loads(text)) if text else {} for text in _text(cells, "work")},
-        dtype=object,
-    ).T.reindex(_text(cells, "work"))
+        {text: runs.flatten(json.loads(text)) if text else {} for text in works}, dtype=object
+    ).T.reindex(works)
     flat.index = cells.index
     flat = flat.drop(columns=[name for name in flat if name == "batch_size.size"])
-    named = ("machine", "device", "meters", "model", "phase", "dataset", PRECISION)
+    named = ("machine", "device", "meters", "model", "phase", "dataset", *EXECUTION)
     sources = [f"source_{component}" for component in runs.COMPONENTS]
-    facets = DataFrame({name: _text(cells, name) for name in (*named, *sources)})
+    facets = DataFrame({name: runs.texts(cells, name) for name in (*named, *sources)})
     for name in (BATCH_SIZE, POWER_LIMIT):
         facets[name] = _number_text(runs.column(cells, name))
     facets[LIMIT_IN_FORCE] = _number_text(runs.column(cells, LIMIT_IN_FORCE).round())
     return facets.join(flat.map(_setting_text))
-
-
-def _text(cells: DataFrame, name: str) -> "Series[str]":
-    if name not in cells:
-        return Series("", index=cells.index, dtype=str)
-    return cells[name].fillna("").astype(str)
 
 
 def _number_text(values: "Series[float]") -> "Series[str]":
@@ -135,7 +130,7 @@ def _setting_text(value: object) -> str:
 def _is_way(name: str) -> bool:
     """Whether a facet is a way of doing the same work."""
     of_work = name.startswith(("phase.", "model.", "dataset."))
-    return name == PRECISION or (of_work and name not in HOW_MUCH + WHAT)
+    return name in EXECUTION or (of_work and name not in HOW_MUCH + WHAT)
 
 
 def _of_factor(cells: DataFrame, facets: DataFrame, factor: str) -> list[Choice]:
@@ -231,7 +226,7 @@ def _option(name: str, cells: DataFrame, cost: Cost) -> Option:
         time=log_level(*values_of(cells, PER_SAMPLE_S)),
         accuracy=accuracy_of(cells),
         run_ids=tuple(cells["run_id"].astype(str)),
-        num_warned=int((_text(cells, "verdict") == "WARN").sum()),
+        num_warned=int((runs.texts(cells, "verdict") == "WARN").sum()),
     )
 
 

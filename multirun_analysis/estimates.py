@@ -17,7 +17,7 @@ from pandas import DataFrame, Series
 from greenlab.errors import GreenlabError
 from multirun_analysis import regression
 from multirun_analysis.regression import BATCH_SIZE, Estimate, Interval, Law, Ranking
-from multirun_analysis.runs import column
+from multirun_analysis.runs import column, texts
 
 MIN_MODELS = 6
 """Besides the asked one: with fewer, no choice among predictors can be tested. Our choice."""
@@ -53,6 +53,8 @@ class Question:
     """cpu or cuda; empty: any."""
     power_limit_w: float | None
     """None: any."""
+    execution: Mapping[str, str]
+    """How it would be computed, by setting; what the device decides is left out."""
     grid: str
     """The command that would measure models like it in this phase."""
 
@@ -272,7 +274,26 @@ def _of_hardware(cells: DataFrame, question: Question) -> DataFrame:
             f"hardware.power_limit_w={question.power_limit_w or 'null'}. Measure some: "
             f"{question.grid}"
         )
+    for name, value in question.execution.items():
+        here = texts(own, name).replace("", BEFORE.get(name, ""))
+        if not (here == value).any():
+            raise RefusedError(
+                f"no cell of {question.machine} has {name}={value}, but {' and '.join(set(here))}, "
+                f"and one does not tell of another. Measure some: {question.grid}"
+            )
+        own = own[here == value]
     return own
+
+
+BEFORE = {
+    "precision": "fp32",
+    "memory_format": "contiguous",
+    "compile": "false",
+    "cuda_graphs": "false",
+    "cudnn_benchmark": "false",
+    "allocator": "system",
+}
+"""How cells were computed that do not say so: before it could be chosen."""
 
 
 def _of_shape(cells: DataFrame, question: Question) -> DataFrame:

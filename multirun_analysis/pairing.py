@@ -14,6 +14,7 @@ from typing import Any
 
 from pandas import DataFrame, Series
 
+from greenlab.config import EXECUTION
 from greenlab.errors import GreenlabError
 from multirun_analysis import runs
 
@@ -21,6 +22,7 @@ COMPONENTS = runs.COMPONENTS
 MACHINE = (
     *("machine", "cpu", "gpus", "hardware", "device", "power_limit_w", "coverage"),
     *(f"source_{component}" for component in COMPONENTS),
+    *EXECUTION,
     *("meters", "power/limit_gpu_w", "commit", "torch"),
 )
 """What two sweeps may differ in and still be compared: it is what is compared."""

@@ -16,7 +16,7 @@ import pandas as pd
 from pandas import DataFrame, Series
 
 from greenlab import tracking
-from greenlab.config import Mlflow
+from greenlab.config import EXECUTION, Mlflow
 from greenlab.errors import GreenlabError, first_line
 from multirun_analysis import statistics, stores
 from multirun_analysis.stores import Source, Table
@@ -28,7 +28,7 @@ PROFILES = "profiles: short stretches of both phases"
 NEWEST, PREVIOUS = "newest", "previous"
 PAPER_BATCH_SIZE = 128
 COMPONENTS = ("gpu", "cpu", "dram")
-FACTORS = ("model", "hardware", "phase", "dataset", "device")
+FACTORS = ("model", "hardware", "phase", "dataset", "device", "placement", *EXECUTION)
 NUMBERS = ("batch_size", "seed", "repetition", "epochs", "power_limit_w")
 TEXTS = {
     "sweep": "greenlab.sweep",
@@ -50,7 +50,10 @@ TEXTS = {
     **{f"source_{component}": f"energy_source.{component}" for component in COMPONENTS},
 }
 """Columns and the tags that they are read from."""
-OF_SERIES = ("machine", *(f"source_{c}" for c in COMPONENTS), "device", "power_limit_w")
+OF_SERIES = (
+    *("machine", *(f"source_{c}" for c in COMPONENTS), "device", "power_limit_w"),
+    *("placement", *EXECUTION),
+)
 """What two cells must share to be pooled, besides the settings of their work."""
 
 
@@ -386,6 +389,13 @@ def column(frame: DataFrame, name: str) -> "Series[float]":
     if name in frame:
         return frame[name].astype(float)
     return Series(np.nan, index=frame.index, name=name)
+
+
+def texts(frame: DataFrame, name: str) -> "Series[str]":
+    """A column of texts, empty ones where it is absent."""
+    if name in frame:
+        return frame[name].fillna("").astype(str)
+    return Series("", index=frame.index, dtype=str, name=name)
 
 
 def summarise(

@@ -30,8 +30,10 @@ ROWS = [
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
     | {"network", "grid", "agenda", "machine_lock"},
     {"account", "rivals"},
+    {"execution", "cuda_graphs"},
     {"tracking", "sampler", "workload", "idle", "end_table", "ledger"},
     {"phases", "power_plot", "preflight"},
+    {"preparation"},
     {"experiment"},
     {"cell_process", "warm"},
     {"run", "survey"},

@@ -17,7 +17,10 @@ OTHERS = {"FAILED": "#000000"}
 MAX_CODES = 20
 MIN_FOR_DRIFT = 4
 LOG_FROM_SPAN = 5.0
-PARTS = ("useful", "idle_windows", "settling", "warm_up", "loading", "evaluation", "failed")
+PARTS = (
+    *("useful", "idle_windows", "settling", "warm_up", "compiling", "loading", "evaluation"),
+    "failed",
+)
 S_PER_HOUR = 3600.0
 LONG_S = 7200.0
 """Of a longer sweep the time is told in hours."""
