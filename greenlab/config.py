@@ -66,6 +66,14 @@ class DimmGeneration(Enum):
     lpddr5 = "lpddr5"
 
 
+class Placement(Enum):
+    """Where images are while a cell runs; `auto` takes resident where they fit."""
+
+    auto = "auto"
+    resident = "resident"
+    streamed = "streamed"
+
+
 class Order(Enum):
     """In which order a sweep measures its cells."""
 
@@ -344,6 +352,10 @@ class Dataset:
     """Random crops (4 pixels of padding) and horizontal flips while training."""
     folder: str = "data"
     """Where downloaded data sets lie, relative to the working directory."""
+    placement: Placement = Placement.auto
+    """resident: on the device, all of them. streamed: brought to it batch by batch, by a thread
+    that is ahead of the work. auto: resident where both splits fit in half of the memory that is
+    free."""
 
     def __post_init__(self) -> None:
         for key in ("num_samples", "image_size", "image_width", "num_channels", "replicate_test"):

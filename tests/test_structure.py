@@ -53,7 +53,7 @@ HOMES = {
     "mlflow": {"tracking"},
     "zeus": {"meters.zeus_counters", "meters.power_limit", "environment"},
     "thop": {"model_profile"},
-    "psutil": {"sampler", "environment", "meters.tdp_model", "machine_lock"},
+    "psutil": {"sampler", "environment", "meters.tdp_model", "machine_lock", "data.placement"},
 }
 WITHOUT_TORCH = [
     "errors",
