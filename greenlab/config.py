@@ -698,7 +698,7 @@ def work(settings: dict[str, Any]) -> str:
     The machine, how it is metered and how often is left out, and where the data lies; and what may
     stop a training, for one that is not stopped does all of its work. One that is has a tag.
     """
-    how = {"min_active_s", "warmup_batches", "folder"} | OF_PROFILES | OF_STOPS
+    how = {"min_active_s", "warmup_batches", "folder", "placement"} | OF_PROFILES | OF_STOPS
     done = {
         group: {key: value for key, value in settings[group].items() if key not in how}
         for group in ("model", "batch_size", "phase", "dataset")
