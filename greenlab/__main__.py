@@ -10,7 +10,6 @@ import hydra
 
 from greenlab import sweep
 from greenlab.grid import CONF
-from greenlab.run import run
 
 SWEEP_SETTINGS = {"repetitions", "resume", "plan"}
 
@@ -32,7 +31,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:
-        hydra.main(version_base=None, config_path=str(CONF), config_name="config")(run)()
+        hydra.main(version_base=None, config_path=str(CONF), config_name="config")(sweep.run_cell)()
     except KeyboardInterrupt as interrupt:
         if sweep.open_sweep is not None:
             sweep.end("KILLED")
