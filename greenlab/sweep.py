@@ -50,7 +50,7 @@ class Sweep(Callback):
     """See the module; Hydra makes one from conf/config.yaml."""
 
     def __init__(self) -> None:
-        self.tickets: dict[int, "Ticket"] = {}
+        self.tickets: dict[int, Ticket] = {}
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Refuse a single cell that cannot be run or stored, before it starts."""

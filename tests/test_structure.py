@@ -16,7 +16,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "greenlab"
 
 ROWS = [
-    {"errors"},
+    {"errors", "logs"},
     {"energy", "targets", "simulated", "carbon"},
     {"config", "uncertainty"},
     {"record", "scaling"},

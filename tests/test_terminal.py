@@ -11,7 +11,8 @@ from conftest import ROOT
 
 SPEAKS_TWICE = """
 import logging, sys
-from greenlab.terminal import LogHandler, open_console
+from greenlab.logs import LogHandler
+from greenlab.terminal import open_console
 logging.basicConfig(level="INFO", handlers=[LogHandler()])
 sys.stdin.readline()
 logging.info("a cell has ended")
