@@ -140,7 +140,7 @@ def _list_options(
     config_name: str | None = None,
     overrides: list[str] | None = None,
 ) -> list[str]:
-    """Without overrides, Hydra's search path is as it is: no need to copy all before each answer."""
+    """Without overrides the search path is as it was: Hydra need not copy all for each answer."""
     if config_name is None and not overrides:
         return self.repository.get_group_options(group_name, results_filter)
     return _list(self, group_name, results_filter, config_name, overrides)
