@@ -7,6 +7,7 @@ from pathlib import Path
 from types import FrameType
 
 import hydra
+from hydra._internal.hydra import Hydra
 
 from greenlab import sweep
 from greenlab.grid import CONF
@@ -28,6 +29,9 @@ def main() -> None:
             # Beside it: an override that comes after an option like --config-dir is not understood.
             sys.argv.insert(place, "hydra.mode=MULTIRUN")
             break
+    if {"-m", "--multirun"} & set(sys.argv):
+        # Hydra would compose everything once more to find out; told nothing, it goes by -m.
+        Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:
