@@ -24,6 +24,7 @@ from typing import Any
 from greenlab.account import read_account
 from greenlab.config import Config, from_dict
 from greenlab.errors import GreenlabError, LossNotFiniteError
+from greenlab.logs import LogFile
 from greenlab.machine_lock import measuring_lock
 from greenlab.record import (
     LOG_FILE,
@@ -36,7 +37,6 @@ from greenlab.record import (
     read_cell,
     write_record,
 )
-from greenlab.terminal import LogFile
 
 logger = logging.getLogger(__name__)
 

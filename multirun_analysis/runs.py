@@ -19,13 +19,12 @@ from greenlab import tracking
 from greenlab.config import EXECUTION, Mlflow
 from greenlab.errors import GreenlabError, first_line
 from multirun_analysis import statistics, stores
+from multirun_analysis.commands import ALL, NEWEST, PREVIOUS
 from multirun_analysis.stores import Source, Table
 
-ALL = "all"
 PROFILE = "profile"
 PROFILES = "profiles: short stretches of both phases"
 """Why profiles are no cells; the page on profiles holds them against full runs."""
-NEWEST, PREVIOUS = "newest", "previous"
 PAPER_BATCH_SIZE = 128
 COMPONENTS = ("gpu", "cpu", "dram")
 FACTORS = ("model", "hardware", "phase", "dataset", "device", "placement", *EXECUTION)

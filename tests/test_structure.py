@@ -16,7 +16,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "greenlab"
 
 ROWS = [
-    {"errors"},
+    {"errors", "logs"},
     {"energy", "targets", "simulated", "carbon"},
     {"config", "uncertainty"},
     {"record", "scaling"},
@@ -39,10 +39,10 @@ ROWS = [
     {"run", "survey"},
     {"plan_table"},
     {"planning"},
-    {"sync", "selftest", "multirun"},
+    {"landing", "selftest", "multirun"},
     {"resume"},
     {"sweep"},
-    {"__main__", "doctor", "ui", "model_cards", "advise", "backtest", "estimate"},
+    {"__main__", "sync", "doctor", "ui", "model_cards", "advise", "backtest", "estimate"},
 ]
 LEAVES = {"options", "terminal"}
 """Import nothing of greenlab's; whoever likes may import them."""

@@ -24,9 +24,10 @@ from filelock import FileLock
 from greenlab import record, trace, views
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError, StoreUnavailableError, without_password
+from greenlab.landing import sync
 from greenlab.metrics import metrics
 from greenlab.record import Failure, Record, SweepEnd, SweepRun
-from greenlab.sync import main, sync
+from greenlab.sync import main
 from greenlab.tracking import MAX_SERIES_POINTS, Store, describe, open_store
 
 GOLDEN = Path(__file__).parent / "golden"
