@@ -8,7 +8,6 @@ imports; torch, MLflow and pandas are hundreds each. Exits with 1 where a median
 """
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -17,12 +16,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
-from rich.table import Table
-
-from greenlab.environment import describe_environment
-from greenlab.terminal import open_console
+from benchmarks.results import Figure, add_json_option, show, write_figures
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
@@ -83,16 +78,14 @@ def count_modules(command: str) -> int:
     return sum(line.startswith("import time:") for line in told.splitlines()) - 1  # the heading
 
 
-def to_rows(name: str, starts: Sequence[Start], num_modules: int) -> list[dict[str, object]]:
-    """For a program: every quantity of a command, with its unit and all values."""
-    quantities = {
-        "wall": ("s", [start.wall_s for start in starts]),
-        "cpu": ("s", [start.cpu_s for start in starts]),
-        "modules": ("1", [num_modules]),
-    }
+def to_figures(command: str, starts: Sequence[Start], num_modules: int) -> list[Figure]:
+    """Clock, CPU and modules of a command."""
+    wall_s, cpu_s = [one.wall_s for one in starts], [one.cpu_s for one in starts]
+    name = f"python -m {command}"
     return [
-        {"name": f"{name}: {what}", "unit": unit, "median": median(values), "values": values}
-        for what, (unit, values) in quantities.items()
+        Figure(name=name, unit="s", values=wall_s, target=f"≤ {MOST_S:g}"),
+        Figure(name=name, unit="CPU s", values=cpu_s),
+        Figure(name=name, unit="modules", values=[num_modules]),
     ]
 
 
@@ -104,33 +97,22 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--starts", type=int, default=7, help="of each command; default: 7")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there too")
+    add_json_option(parser)
     options = parser.parse_args()
     modules = {command: count_modules(command) for command in COMMANDS}  # and files are in memory
     starts: dict[str, list[Start]] = {command: [] for command in COMMANDS}
     for _ in range(options.starts):  # by turns: what drifts meets all
         for command in COMMANDS:
             starts[command].append(measure(command))
-    table = Table(title=f"From start to end, medians of {options.starts}", title_justify="left")
-    for heading in ("command", "wall [s]", "CPU [s]", "most wall [s]", "modules"):
-        table.add_column(heading, justify="left" if heading == "command" else "right")
-    for command, taken in starts.items():
-        wall_s, cpu_s = median(s.wall_s for s in taken), median(s.cpu_s for s in taken)
-        most_s = max(s.wall_s for s in taken)
-        numbers = (f"{wall_s:.2f}", f"{cpu_s:.2f}", f"{most_s:.2f}", str(modules[command]))
-        table.add_row(f"python -m {command}", *numbers)
-    open_console().print(table)
+    figures = [
+        figure
+        for command, taken in starts.items()
+        for figure in to_figures(command, taken, modules[command])
+    ]
+    show("From start to end", figures)
     if options.json:
-        place = describe_environment()
-        machine = f"{place.cpu_name}, {place.num_logical_cpus} logical CPUs, {place.platform}"
-        rows = [
-            row | {"machine": machine}
-            for command, taken in starts.items()
-            for row in to_rows(command, taken, modules[command])
-        ]
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
-    slowest_s = max(median(s.wall_s for s in taken) for taken in starts.values())
-    return 0 if slowest_s <= MOST_S else 1
+        write_figures(options.json, figures)
+    return 0 if all(one.is_met for one in figures) else 1
 
 
 if __name__ == "__main__":
