@@ -8,7 +8,7 @@ READY := .venv/.ready
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan test test-slow test-gpu chaos check ui analysis doctor bench-meters wheel clean selftest
+.PHONY: help setup demo plan test test-slow test-gpu chaos check ui analysis doctor bench bench-meters wheel clean selftest
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ analysis: setup  ## figures and the paper's claims of the newest sweep; SWEEP= A
 
 doctor: setup  ## what can be measured on this machine
 	@$(BIN)/python -m greenlab.doctor || test $$? -eq 3
+
+bench: setup  ## greenlab's own speed: loops, overhead, start-up, sampler, grids; under 10 minutes
+	$(BIN)/python -m benchmarks
 
 bench-meters: setup  ## greenlab beside Zeus, CodeCarbon and pyJoules over known joules, 5 minutes
 	$(UV) sync --frozen --quiet --python-preference system --group bench

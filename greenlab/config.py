@@ -67,6 +67,14 @@ class DimmGeneration(Enum):
     lpddr5 = "lpddr5"
 
 
+class Placement(Enum):
+    """Where images are while a cell runs; `auto` takes resident where they fit."""
+
+    auto = "auto"
+    resident = "resident"
+    streamed = "streamed"
+
+
 class Order(Enum):
     """In which order a sweep measures its cells."""
 
@@ -345,6 +353,10 @@ class Dataset:
     """Random crops (4 pixels of padding) and horizontal flips while training."""
     folder: str = "data"
     """Where downloaded data sets lie, relative to the working directory."""
+    placement: Placement = Placement.auto
+    """resident: on the device, all of them. streamed: brought to it batch by batch, by a thread
+    that is ahead of the work. auto: resident where both splits fit in half of the memory that is
+    free."""
 
     def __post_init__(self) -> None:
         for key in ("num_samples", "image_size", "image_width", "num_channels", "replicate_test"):
@@ -576,6 +588,11 @@ class Config:
         return self.phase.kind is PhaseKind.train
 
     @property
+    def infers(self) -> bool:
+        """Whether inference is metered."""
+        return self.phase.kind is not PhaseKind.train
+
+    @property
     def target_epochs(self) -> int:
         """Epochs of the job that a profile tells of."""
         target = self.profile.target_epochs
@@ -702,7 +719,7 @@ def work(settings: dict[str, Any]) -> str:
     The machine, how it is metered and how often is left out, and where the data lies; and what may
     stop a training, for one that is not stopped does all of its work. One that is has a tag.
     """
-    how = {"min_active_s", "warmup_batches", "folder"} | OF_PROFILES | OF_STOPS
+    how = {"min_active_s", "warmup_batches", "folder", "placement"} | OF_PROFILES | OF_STOPS
     done = {
         group: {key: value for key, value in settings[group].items() if key not in how}
         for group in ("model", "batch_size", "phase", "dataset")

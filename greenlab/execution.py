@@ -16,6 +16,8 @@ from greenlab.record import Execution
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """mallopt's, from <malloc.h>."""
+_NUM_THREADS = torch.get_num_threads()
+"""Torch's own choice."""
 _LOWER = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
 _LAYOUTS = {
     MemoryFormat.contiguous: torch.contiguous_format,
@@ -58,8 +60,9 @@ def prepare_process(config: Config) -> None:
     """
     if config.allocator is Allocator.keep:
         keep_blocks()
-    if config.num_threads is not None:
-        torch.set_num_threads(config.num_threads)
+    num_threads = config.num_threads or _NUM_THREADS
+    if num_threads != torch.get_num_threads():  # setting it changes more than the number
+        torch.set_num_threads(num_threads)
     rounds = config.precision is Precision.tf32
     torch.backends.cuda.matmul.allow_tf32 = rounds
     torch.backends.cudnn.allow_tf32 = rounds  # PyTorch's own default is to round in convolutions
@@ -119,11 +122,16 @@ def describe_execution(config: Config, layout: torch.memory_format) -> Execution
     )
 
 
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
-    """Within it, matrix products and convolutions run in the lower precision, where one is set."""
+def autocast(
+    precision: Precision, device: torch.device, *, keeps_weights: bool = True
+) -> AbstractContextManager[object]:
+    """Within it, matrix products and convolutions run in the lower precision, where one is set.
+
+    `keeps_weights`: each is rounded once, and not at each use.
+    """
     if (lower := _LOWER.get(precision)) is None:
         return nullcontext()
-    return torch.autocast(device.type, dtype=lower)
+    return torch.autocast(device.type, dtype=lower, cache_enabled=keeps_weights)
 
 
 def build_scaler(precision: Precision, device: torch.device) -> torch.amp.GradScaler:

@@ -22,8 +22,9 @@ from greenlab.meters import Meter, open_meter
 from greenlab.meters.gpu_probe import open_probes
 from greenlab.meters.power_limit import limited_power
 from greenlab.model_profile import profile_model
-from greenlab.phases import PHASES, Ground, compile_model, evaluate, warm_up
+from greenlab.phases import PHASES, Ground, evaluate
 from greenlab.preflight import Place, preflight
+from greenlab.preparation import prepare_model, warm_up
 from greenlab.promise import comparable
 from greenlab.record import TRACE_FILE, Cell, Measurement, Outcome, Pass, Record, write_record
 from greenlab.sampler import Sampler
@@ -74,9 +75,9 @@ def measure(workload: Workload, bench: Bench, place: Place, cell: Cell) -> Measu
     config, phase = workload.config, PHASES[workload.config.phase.kind]
     meter, account, sampler = bench.meter, bench.account, bench.sampler
     model = profile_model(workload.model, workload.sample)
-    if config.compile:
+    if config.compile or config.cuda_graphs:
         account.enter("compiling")
-        compile_model(workload)
+        prepare_model(workload)
     account.enter("warm_up")
     warm_up(workload)
     meter.observe_ticks()
@@ -135,6 +136,7 @@ def measure(workload: Workload, bench: Bench, place: Place, cell: Cell) -> Measu
         splits=workload.splits,
         stopped_early=stretches.stopped_early,
         execution=workload.execution,
+        placement=workload.train.placement,
     )
 
 

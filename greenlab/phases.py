@@ -1,16 +1,14 @@
-"""What is metered: passes of training, of inference, or of both in turn, and the warm-up before.
+"""What is metered: passes of training, of inference, or of both in turn.
 
 Nothing here reads a tensor back while batches are on their way, and nothing waits for the device
 more often than it must: loss and hits add up on the device and are fetched once the window is
 closed.
 """
 
-import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,12 +19,11 @@ from torch.nn import functional
 from greenlab.config import PhaseKind, job_signature, to_dict
 from greenlab.data import Batches
 from greenlab.energy import EnergyWindow
-from greenlab.errors import ModelError, first_line
 from greenlab.execution import autocast
 from greenlab.promise import Rules, verdict
 from greenlab.record import Outcome, Pass, Rival, StoppedEarly
 from greenlab.stretches import next_kind
-from greenlab.workload import Workload, seed_everything
+from greenlab.workload import Workload
 
 
 class Tally:
@@ -112,7 +109,7 @@ def train_one_epoch(workload: Workload) -> Tally:
     """One pass of gradient descent over the training split."""
     workload.model.train()
     tally = Tally(workload.device, trains=True)
-    _train(workload, workload.train, tally)
+    train_batches(workload, workload.train, tally)
     workload.schedule.step()
     return tally
 
@@ -139,10 +136,10 @@ def infer_samples(workload: Workload) -> Tally:
     workload.model.eval()
     tally = Tally(workload.device, trains=False)
     ends_s = time.monotonic() + workload.config.phase.min_active_s
-    _infer(workload, workload.test, tally)
+    infer_batches(workload, workload.test, tally)
     workload.synchronise()  # once per round, or the clock would run ahead of the device
     while time.monotonic() < ends_s:
-        _infer(workload, workload.test, tally)
+        infer_batches(workload, workload.test, tally)
         workload.synchronise()
     return tally
 
@@ -164,7 +161,7 @@ class Stretches:
         self._workload = workload
         self._idle = ground.idle
         self._stretch_s = max(workload.config.phase.stretch_s, self.MIN_TICKS * ground.tick_s)
-        self._train, self._test = _endless(workload.train), _endless(workload.test)
+        self._train, self._test = endless(workload.train), endless(workload.test)
         self._trains: bool | None = None
         import scipy.special  # noqa: F401  # next_kind's; a quarter of a second, now or in a window
 
@@ -179,7 +176,8 @@ class Stretches:
         assert self._trains is not None, "nothing is left to be known"
         workload.model.train(self._trains)
         tally = Tally(workload.device, trains=self._trains)
-        batches, work = (self._train, _train) if self._trains else (self._test, _infer)
+        work = train_batches if self._trains else infer_batches
+        batches = self._train if self._trains else self._test
         began_s, number = time.monotonic(), 1
         while number:
             work(workload, itertools.islice(batches, number), tally)
@@ -190,13 +188,15 @@ class Stretches:
         return tally
 
 
-def _endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+def endless(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
+    """Pass after pass."""
     return itertools.chain.from_iterable(itertools.repeat(batches))
 
 
-def _train(
-    workload: Workload, batches: Batches | Iterator[tuple[Tensor, Tensor]], tally: Tally
+def train_batches(
+    workload: Workload, batches: Iterable[tuple[Tensor, Tensor]], tally: Tally
 ) -> None:
+    """A step of gradient descent on each, with the model in training."""
     precision, scaler = workload.config.precision, workload.scaler
     for images, labels in batches:
         workload.optimiser.zero_grad(set_to_none=True)
@@ -210,9 +210,10 @@ def _train(
 
 
 @torch.inference_mode()
-def _infer(
-    workload: Workload, batches: Batches | Iterator[tuple[Tensor, Tensor]], tally: Tally
+def infer_batches(
+    workload: Workload, batches: Iterable[tuple[Tensor, Tensor]], tally: Tally
 ) -> None:
+    """Score each, with the model in evaluation."""
     # Around all batches: weights are rounded once.
     with autocast(workload.config.precision, workload.device):
         for images, labels in batches:
@@ -224,7 +225,7 @@ def evaluate(workload: Workload) -> Outcome:
     """Loss and accuracy of one pass over the test split."""
     workload.model.eval()
     tally = Tally(workload.device, trains=False)
-    _infer(workload, workload.test, tally)
+    infer_batches(workload, workload.test, tally)
     return tally.outcome()
 
 
@@ -234,94 +235,12 @@ class Phase:
 
     passes: Callable[[Workload, Ground], Passes]
     """What is metered."""
-    warm_up: Callable[[Workload, int], object]
-    """A number of unmetered steps."""
     evaluates: bool
     """Whether the model is tested, unmetered, after the last pass; else that pass was the test."""
 
 
-def _warm_up_training(workload: Workload, num_batches: int) -> None:
-    workload.model.train()
-    batches = itertools.islice(_endless(workload.train), num_batches)
-    _train(workload, batches, Tally(workload.device, trains=True))
-
-
-def _warm_up_inference(workload: Workload, num_batches: int) -> None:
-    workload.model.eval()
-    batches = itertools.islice(_endless(workload.test), num_batches)
-    _infer(workload, batches, Tally(workload.device, trains=False))
-
-
-def _warm_up_both(workload: Workload, num_batches: int) -> None:
-    if workload.config.trains:
-        _warm_up_training(workload, num_batches)
-    _warm_up_inference(workload, num_batches)
-
-
 PHASES = {
-    PhaseKind.train: Phase(passes=Epochs, warm_up=_warm_up_training, evaluates=True),
-    PhaseKind.inference: Phase(passes=Rounds, warm_up=_warm_up_inference, evaluates=False),
-    PhaseKind.profile: Phase(passes=Stretches, warm_up=_warm_up_both, evaluates=False),
+    PhaseKind.train: Phase(passes=Epochs, evaluates=True),
+    PhaseKind.inference: Phase(passes=Rounds, evaluates=False),
+    PhaseKind.profile: Phase(passes=Stretches, evaluates=False),
 }
-
-
-def warm_up(workload: Workload) -> None:
-    """Run `phase.warmup_batches` unmetered steps, then put weights, order and seeds back.
-
-    Libraries load, kernels are chosen and memory is allocated here and not in the first pass.
-    """
-    with _put_back(workload):
-        PHASES[workload.config.phase.kind].warm_up(workload, workload.config.phase.warmup_batches)
-
-
-def compile_model(workload: Workload) -> None:
-    """Compile the model (`compile=true`) for every size of batch that the cell will meet.
-
-    Raises:
-        ModelError: torch.compile cannot; it takes a C++ compiler on a CPU.
-    """
-    workload.model.compile(dynamic=False)  # in place: its weights keep their names
-    try:
-        with _put_back(workload):
-            if workload.config.trains:
-                workload.model.train()
-                sizes = _each_size(workload.train)
-                _train(workload, sizes, Tally(workload.device, trains=True))
-            workload.model.eval()
-            _infer(workload, _each_size(workload.test), Tally(workload.device, trains=False))
-    except Exception as error:  # whatever torch's compilers raise
-        raise ModelError(
-            f"compile=true: torch.compile fails: {type(error).__name__}: {first_line(error)}. "
-            "compile=false runs without it"
-        ) from error
-    finally:
-        _end_compilers()  # they would be there in the windows
-
-
-def _end_compilers() -> None:
-    from torch._inductor.async_compile import shutdown_compile_workers  # a second of imports
-
-    shutdown_compile_workers()
-
-
-def _each_size(batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
-    """A full batch, and one as large as the last of a pass."""
-    images, labels = next(iter(batches))
-    yield images, labels
-    if rest := batches.num_samples % len(labels):
-        yield images[:rest], labels[:rest]
-
-
-@contextmanager
-def _put_back(workload: Workload) -> Iterator[None]:
-    """Undo what the steps within change: weights, order of the samples, seeds."""
-    weights = copy.deepcopy(workload.model.state_dict())
-    order, scale = workload.order.get_state(), workload.scaler.state_dict()
-    yield
-    workload.synchronise()
-    workload.model.load_state_dict(weights)
-    workload.optimiser.zero_grad(set_to_none=True)
-    workload.optimiser.state.clear()
-    workload.scaler.load_state_dict(scale)
-    workload.order.set_state(order)
-    seed_everything(workload.config.seed)

@@ -88,13 +88,12 @@ def rehearse_cells(grid: Sequence[Config], answer: Path) -> None:
 def _time_batches(config: Config) -> float:
     """Seconds of one batch, once kernels are chosen and memory is there."""
     from greenlab.network import contained
-    from greenlab.phases import PHASES
     from greenlab.preflight import preflight
+    from greenlab.preparation import run_batches
     from greenlab.workload import build_workload
 
     with contained():
         workload = build_workload(config, preflight(config).device)
-        run_batches = PHASES[config.phase.kind].warm_up
         run_batches(workload, 1)
         workload.synchronise()
         num_batches, began_s = 0, time.monotonic()

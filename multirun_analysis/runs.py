@@ -28,7 +28,7 @@ PROFILES = "profiles: short stretches of both phases"
 NEWEST, PREVIOUS = "newest", "previous"
 PAPER_BATCH_SIZE = 128
 COMPONENTS = ("gpu", "cpu", "dram")
-FACTORS = ("model", "hardware", "phase", "dataset", "device", *EXECUTION)
+FACTORS = ("model", "hardware", "phase", "dataset", "device", "placement", *EXECUTION)
 NUMBERS = ("batch_size", "seed", "repetition", "epochs", "power_limit_w")
 TEXTS = {
     "sweep": "greenlab.sweep",
@@ -52,7 +52,7 @@ TEXTS = {
 """Columns and the tags that they are read from."""
 OF_SERIES = (
     *("machine", *(f"source_{c}" for c in COMPONENTS), "device", "power_limit_w"),
-    *EXECUTION,
+    *("placement", *EXECUTION),
 )
 """What two cells must share to be pooled, besides the settings of their work."""
 

@@ -334,7 +334,10 @@ def ask(store: str, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[i
     return run
 
 
-ON_THE_DATA = ("batch_size=128", "dataset=synthetic", "dataset.num_samples=512")
+ON_THE_DATA = (
+    *("batch_size=128", "dataset=synthetic", "dataset.num_samples=512"),
+    "allocator=system",  # measured before there was another
+)
 
 
 # Measured: 127.949 mJ and 8.141 ms per sample.
@@ -371,6 +374,12 @@ def test_what_is_refused_exits_with_1_and_names_the_grid(ask: Any) -> None:
     assert (code, shown) == (1, "")
     assert "phase=train was never measured on vm-74f9cd" in problem
     assert "python -m greenlab -m 'model=glob(*)' batch_size=128 phase=train" in problem
+
+
+def test_cells_that_were_computed_in_another_way_tell_nothing(ask: Any) -> None:
+    code, _, problem = ask("model=resnet18", "phase=inference", *ON_THE_DATA[:-1])
+    assert code == 1
+    assert "no cell of vm-74f9cd has allocator=keep, but system" in problem
 
 
 def test_a_model_far_from_all_others_is_refused_and_the_others_are_told(ask: Any) -> None:

@@ -30,9 +30,10 @@ ROWS = [
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
     | {"network", "factors", "agenda", "machine_lock"},
     {"account", "rivals", "grid"},
-    {"execution"},
+    {"execution", "cuda_graphs"},
     {"tracking", "sampler", "workload", "idle", "end_table", "ledger"},
     {"phases", "power_plot", "preflight"},
+    {"preparation"},
     {"experiment"},
     {"cell_process", "warm"},
     {"run", "survey"},
@@ -52,7 +53,7 @@ HOMES = {
     "mlflow": {"tracking"},
     "zeus": {"meters.zeus_counters", "meters.power_limit", "environment"},
     "thop": {"model_profile"},
-    "psutil": {"sampler", "environment", "meters.tdp_model", "machine_lock"},
+    "psutil": {"sampler", "environment", "meters.tdp_model", "machine_lock", "data.placement"},
 }
 WITHOUT_TORCH = [
     "errors",

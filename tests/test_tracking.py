@@ -151,6 +151,7 @@ def test_a_run_has_the_params_of_its_cell(finished: Any) -> None:
         "repetition": "1",
         "epochs": "2",
         "device": "cuda:0",
+        "placement": "resident",
     }
 
 

@@ -7,7 +7,7 @@ import torch
 from conftest import make_config
 from torch import nn
 
-from greenlab import phases, workload
+from greenlab import phases, preparation, workload
 from greenlab.config import Device
 from greenlab.errors import HardwareMismatchError, ModelError
 from greenlab.workload import Workload, build_workload
@@ -22,7 +22,7 @@ def build(*overrides: str) -> Workload:
 
 def train_curve(epochs: int, *overrides: str) -> list[tuple[float, float]]:
     running = build(f"phase.epochs={epochs}", *overrides)
-    phases.warm_up(running)
+    preparation.warm_up(running)
     outcomes = [phases.train_one_epoch(running).outcome() for _ in range(epochs)]
     return [(outcome.loss, outcome.accuracy) for outcome in outcomes]
 
@@ -42,7 +42,7 @@ def test_warming_up_leaves_no_trace_in_what_is_learnt() -> None:
 def test_warming_up_inference_leaves_the_weights_alone() -> None:
     running = build("phase=inference")
     before = {name: value.clone() for name, value in running.model.state_dict().items()}
-    phases.warm_up(running)
+    preparation.warm_up(running)
     assert all(
         torch.equal(before[name], value) for name, value in running.model.state_dict().items()
     )
@@ -125,3 +125,17 @@ def test_a_model_with_other_classes_than_the_data_is_refused() -> None:
     settings = make_config("+model.kwargs.num_classes=7")
     with pytest.raises(ModelError, match=r"gives \(1, 7\).*\(1, 10\).*dataset\.num_classes"):
         build_workload(settings, CPU)
+
+
+def test_what_is_learnt_does_not_depend_on_where_the_images_are() -> None:
+    resident, streamed = (
+        train_curve(2, "dataset.augment=true", f"dataset.placement={placement}")
+        for placement in ("resident", "streamed")
+    )
+    assert streamed == resident
+
+
+def test_images_that_fit_are_resident() -> None:
+    running = build()
+    assert running.train.placement == running.test.placement == "resident"
+    assert build("dataset.placement=streamed").train.placement == "streamed"
