@@ -148,7 +148,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError)
 
 
-def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
+def preflight_grid(grid: Sequence[Config], answer: Path) -> None:
     """Check hardware, sources, data and models of all cells, each distinct one once.
 
     Writes to `answer` what stands in the way (`problems`: each names key and way out), and on which
@@ -192,10 +192,10 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
 
     problems: list[str] = []
     checked: set[str] = set()
-    for config in map(from_dict, settings):
+    for config in grid:
         for check, part in (
             (check_hardware, config.hardware),
-            (check_data, (config.dataset, config.seed)),
+            (check_data, config.dataset),  # whatever the seed draws from it
             (check_model, (config.model, config.dataset)),
             (check_phase, (config.model, config.dataset, config.trains)),
         ):

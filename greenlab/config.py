@@ -9,8 +9,9 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from enum import Enum
+from functools import cache
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
@@ -636,12 +637,32 @@ def from_omegaconf(composed: DictConfig) -> Config:
 
 def _to_config(settings: Any) -> Config:
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(Config), settings)
-        return cast(Config, OmegaConf.to_object(typed))
+        return cast(Config, OmegaConf.to_object(OmegaConf.merge(_schema(), settings)))
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} has no value; set it") from error
     except OmegaConfBaseException as error:
         raise ConfigError(first_line(error)) from error
+
+
+@cache
+def _schema() -> DictConfig:
+    return cast(DictConfig, OmegaConf.structured(Config))
+
+
+def read_part(name: str, composed: DictConfig) -> Any:
+    """One part of a `Config`, as `from_omegaconf` reads it; `composed` holds no other.
+
+    Raises:
+        ConfigError, OmegaConfBaseException: a value is missing, of a wrong type or breaks a rule.
+    """
+    typed = OmegaConf.merge(_schema_of(name), OmegaConf.to_container(composed))
+    return getattr(OmegaConf.to_object(typed), name)
+
+
+@cache
+def _schema_of(part: str) -> DictConfig:
+    [one] = [one for one in fields(Config) if one.name == part]
+    return cast(DictConfig, OmegaConf.structured(make_dataclass("Part", [(part, one.type)])))
 
 
 def to_dict(config: Config) -> dict[str, Any]:

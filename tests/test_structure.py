@@ -28,8 +28,8 @@ ROWS = [
     {"forecast_text"},
     {"description"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
-    | {"network", "grid", "agenda", "machine_lock"},
-    {"account", "rivals"},
+    | {"network", "factors", "agenda", "machine_lock"},
+    {"account", "rivals", "grid"},
     {"execution", "cuda_graphs"},
     {"tracking", "sampler", "workload", "idle", "end_table", "ledger"},
     {"phases", "power_plot", "preflight"},
@@ -48,8 +48,8 @@ LEAVES = {"options", "terminal"}
 """Import nothing of greenlab's; whoever likes may import them."""
 
 HOMES = {
-    "hydra": {"config", "options", "grid", "run", "sweep", "multirun", "__main__"},
-    "omegaconf": {"config", "options", "grid", "run", "sweep", "resume", "__main__"},
+    "hydra": {"config", "options", "factors", "grid", "run", "sweep", "multirun", "__main__"},
+    "omegaconf": {"config", "options", "factors", "grid", "run", "sweep", "resume", "__main__"},
     "mlflow": {"tracking"},
     "zeus": {"meters.zeus_counters", "meters.power_limit", "environment"},
     "thop": {"model_profile"},
