@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from greenlab.account import read_account
-from greenlab.config import Config, from_dict
+from greenlab.config import Config, execution, from_dict, to_dict
 from greenlab.errors import GreenlabError, LossNotFiniteError
 from greenlab.logs import LogFile
 from greenlab.machine_lock import measuring_lock
@@ -157,6 +157,7 @@ def preflight_grid(grid: Sequence[Config], answer: Path) -> None:
     end_with_parent()
     from greenlab import data
     from greenlab.environment import describe_environment
+    from greenlab.execution import choose_layout
     from greenlab.meters import choose_sources
     from greenlab.meters.power_limit import check_power_limit
     from greenlab.network import build_model, check_output, check_training, contained
@@ -179,7 +180,8 @@ def preflight_grid(grid: Sequence[Config], answer: Path) -> None:
         if image is not None:  # else its absence is a problem already
             with contained():
                 model = build_model(config.model, config.dataset.num_classes)
-                check_output(model, image, config)
+                layout = choose_layout(config, model, image)
+                check_output(model, image.to(memory_format=layout), config)
                 try:  # while the model is there; whether it matters depends on the phase
                     check_training(model, image, config)
                 except GreenlabError as error:
@@ -194,9 +196,9 @@ def preflight_grid(grid: Sequence[Config], answer: Path) -> None:
     checked: set[str] = set()
     for config in grid:
         for check, part in (
-            (check_hardware, config.hardware),
+            (check_hardware, (config.hardware, execution(to_dict(config)))),
             (check_data, config.dataset),  # whatever the seed draws from it
-            (check_model, (config.model, config.dataset)),
+            (check_model, (config.model, config.dataset, config.memory_format)),
             (check_phase, (config.model, config.dataset, config.trains)),
         ):
             if (key := f"{check.__name__} {part}") in checked:
