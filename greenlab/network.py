@@ -105,7 +105,8 @@ def check_output(model: nn.Module, sample: Tensor, config: Config) -> None:
         if not sample.is_contiguous():
             raise ModelError(
                 f"model._target_={target} does not take memory_format=channels_last: "
-                f"{first_line(error)}{_where(error)}. memory_format=auto takes it where a model does"
+                f"{first_line(error)}{_where(error)}. memory_format=auto takes it where a model "
+                "does"
             ) from error
         num_classes = config.dataset.num_classes
         fitting = find_input_shape(model, num_classes, sample.device, tried=shape[1:])
