@@ -48,7 +48,7 @@ class GreenlabWatch(Watch):
         account = OpenAccount(Path(self._folder.name), self._meter)
         self._sampler = Sampler(self._meter, config.Sampler().period_s, account.beat)
         self._sampler.__enter__()
-        self._sampler.record()
+        self._sampler.record(Path(self._folder.name))
 
     def start(self) -> None:
         self._meter.begin()

@@ -112,7 +112,7 @@ def measure_record(folder: Path) -> Record:
 def _draw(record: Record, folder: Path) -> None:
     try:
         from greenlab.power_plot import draw_power
-        from greenlab.trace import read_trace
+        from greenlab.trace_file import read_trace
 
         draw_power(folder / POWER_FILE, record, read_trace(folder / TRACE_FILE))
     except Exception:  # a picture less is no reason to lose a measured cell

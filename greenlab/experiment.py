@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from greenlab import energy, quality, trace
+from greenlab import energy, quality, trace, trace_file
 from greenlab.account import OpenAccount
 from greenlab.config import Config
 from greenlab.environment import describe_environment, read_conditions
@@ -84,7 +84,7 @@ def measure(workload: Workload, bench: Bench, place: Place, cell: Cell) -> Measu
     meter.restart_health()
     probes = open_probes(meter.sources, uses_cuda=place.uses_cuda)
     conditions_before = read_conditions()
-    sampler.record(probes)
+    sampler.record(bench.folder, probes)
     idling = Idling(
         meter=meter,
         account=account,
@@ -114,9 +114,10 @@ def measure(workload: Workload, bench: Bench, place: Place, cell: Cell) -> Measu
     meter.end()
     after = idling.measure("idle_after", cell.sweep_first.idle_celsius or before.cooling.celsius)
     account.enter("evaluation")
-    columns = sampler.finish()
+    sampler.finish()
     conditions_after, counters = read_conditions(), meter.health()
-    trace.write_trace(bench.folder / TRACE_FILE, columns)
+    trace_file.complete_trace(bench.folder)
+    columns = trace_file.read_trace(bench.folder / TRACE_FILE)
     windows, idle = [one.window for one in passes], (before.window, after.window)
     return Measurement(
         device=str(place.device),

@@ -5,23 +5,20 @@ that no wrap of a counter is missed, and keeps the account up to date. The trace
 the first idle window to the last: what that costs, idle windows and passes alike, cancels out.
 """
 
+import contextlib
 import math
-import os
 import threading
 import time
-from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
-
-import psutil
 
 from greenlab import trace
 from greenlab.account import BEAT_S
 from greenlab.meters import Meter, Reading
 from greenlab.meters.gpu_probe import GpuProbe, Reader
-from greenlab.meters.kept_file import KeptFile
-from greenlab.trace import Columns
+from greenlab.meters.machine_load import CpuTimes, Dram
+from greenlab.trace_file import RowFile
 
 
 class Sampler:
@@ -48,23 +45,26 @@ class Sampler:
     def __exit__(self, *_: object) -> None:
         self._running.release()
         self._thread.join()
+        if self._recording is not None:  # the cell has failed: what was sampled is still a trace
+            with contextlib.suppress(OSError):
+                self._recording.close()
 
-    def record(self, probes: Sequence[GpuProbe] = ()) -> None:
-        """Begin the trace."""
-        self._recording = Recording(list(self._meter.read().part_energy_j), probes)
+    def record(self, folder: Path, probes: Sequence[GpuProbe] = ()) -> None:
+        """Begin the trace in `folder`."""
+        self._recording = Recording(folder, list(self._meter.read().part_energy_j), probes)
 
     def refresh(self) -> None:
         """Read what changes slowly at the next sample, and every second from then on."""
         assert self._recording is not None, "no trace is being recorded"
         self._recording.slow_due_s = 0.0
 
-    def finish(self) -> Columns:
-        """End the trace; its samples by column, with what is derived from them. See trace.py."""
+    def finish(self) -> None:
+        """End the trace; see `trace_file.complete_trace`. OSError where it cannot be written."""
         with self._sampling:
             recording, self._recording = self._recording, None
-        self.check()
         assert recording is not None, "no trace is being recorded"
-        return trace.derive(recording.columns)
+        recording.close()
+        self.check()
 
     def check(self) -> None:
         """Raise what went wrong in the background, if anything did."""
@@ -94,7 +94,7 @@ class Sampler:
 class Recording:
     """The trace of one cell while it grows, a column for each thing that is read."""
 
-    def __init__(self, parts: Sequence[str], probes: Sequence[GpuProbe]) -> None:
+    def __init__(self, folder: Path, parts: Sequence[str], probes: Sequence[GpuProbe]) -> None:
         fast: dict[str, Reader] = {}
         dram = Dram()
         slow: dict[str, Reader] = {
@@ -105,61 +105,27 @@ class Recording:
             fast |= probe.fast
             slow |= probe.slow
         self._fast, self._slow = list(fast.values()), list(slow.values())
+        self._not_due = [math.nan] * len(slow)
         self.slow_due_s = 0.0
         """When what changes slowly is read again, on the monotonic clock."""
         self._cpu_times = CpuTimes()
         names = [trace.TIME, trace.CPU_BUSY, trace.CPU_STOLEN, trace.CPU_TOTAL, trace.CPU_OWN]
         names += [part + trace.ENERGY_SUFFIX for part in parts]
-        self.columns = {name: array("d") for name in [*names, *fast, *slow]}
+        self._rows = RowFile(folder, [*names, *fast, *slow])
 
     def add(self, reading: Reading, unix_s: float) -> None:
         """Add a sample: a reading of the meter, and everything else as it is now."""
         is_due = reading.monotonic_s >= self.slow_due_s
         if is_due:
             self.slow_due_s = reading.monotonic_s + trace.SLOW_PERIOD_S
-        row = [
-            unix_s,
-            *self._cpu_times.read_s(),
-            time.process_time(),
-            *reading.part_energy_j.values(),
-            *(read() for read in self._fast),
-            *(read() if is_due else math.nan for read in self._slow),
-        ]
-        for column, value in zip(self.columns.values(), row, strict=True):
-            column.append(value)
+        row = [unix_s, *self._cpu_times.read_s(), time.process_time()]
+        row += reading.part_energy_j.values()
+        row += [read() for read in self._fast]
+        row += [read() for read in self._slow] if is_due else self._not_due
+        self._rows.add(row)
+        if is_due:
+            self._rows.flush()
 
-
-class CpuTimes:
-    """Busy, stolen and all CPU seconds since the machine started, of all CPUs together.
-
-    Read from /proc/stat through a file that stays open: a quarter of what psutil takes.
-    """
-
-    def __init__(self, path: Path = Path("/proc/stat")) -> None:
-        self._file = KeptFile(path)
-        self._tick_s = 1 / os.sysconf("SC_CLK_TCK")
-
-    def read_s(self) -> tuple[float, float, float]:
-        """Busy, stolen and all; guest time is part of user time."""
-        first_line = self._file.read(256).partition(b"\n")[0]
-        fields = [int(field) * self._tick_s for field in first_line.split()[1:9]]
-        user, nice, system, idle, waiting, irq, softirq, stolen = fields
-        busy = user + nice + system + irq + softirq
-        return busy, stolen, busy + stolen + idle + waiting
-
-
-class Dram:
-    """How much memory the machine uses: what is not available to a new process."""
-
-    def __init__(self) -> None:
-        self._total_bytes = psutil.virtual_memory().total
-        self._used_bytes = 0.0
-
-    def used_bytes(self) -> float:
-        """As it is now."""
-        self._used_bytes = float(self._total_bytes - psutil.virtual_memory().available)
-        return self._used_bytes
-
-    def used_percent(self) -> float:
-        """As of the last `used_bytes`."""
-        return 100 * self._used_bytes / self._total_bytes
+    def close(self) -> None:
+        """Write what is not on disk yet; OSError where it cannot be."""
+        self._rows.close()

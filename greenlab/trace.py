@@ -6,8 +6,6 @@ since the sample before.
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +44,8 @@ UTILISATION = {
 }
 """Metric names, and the columns that each is made of (of several GPUs together)."""
 
-Columns = dict[str, NDArray[np.float64]]
+Columns = Mapping[str, NDArray[np.float64]]
+"""Those of a stored trace are read anew each time that they are asked for."""
 
 SERIES_BLOCKS = 20
 """Into which an idle window is divided: 0.5 s each for a window of 10 s."""
@@ -59,7 +58,7 @@ POWER_CAP_BIT = 0x04
 """NVML's clock event reason: clocks held down to stay within the power limit."""
 
 
-def derive(raw: Mapping[str, Sequence[float]]) -> Columns:
+def derive(raw: Columns) -> dict[str, NDArray[np.float64]]:
     """Samples by column, in order of time, with power and load from what was counted.
 
     `time_s` is Unix time.
@@ -89,32 +88,6 @@ def _advance(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.diff(values, prepend=np.nan)
 
 
-def write_trace(path: Path, columns: Columns) -> None:
-    """Write the whole trace as Parquet, one row per sample."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    def column(values: NDArray[np.float64]) -> Any:
-        # pa.array would import pandas, which takes half a second and more, and do nothing with it.
-        buffer = pa.py_buffer(np.ascontiguousarray(values, dtype=np.float64))
-        return pa.Array.from_buffers(pa.float64(), len(values), [None, buffer])
-
-    partial = path.with_suffix(".partial")
-    table = pa.table({name: column(values) for name, values in columns.items()})
-    pq.write_table(table, partial)
-    partial.replace(path)
-
-
-def read_trace(path: Path) -> Columns:
-    """The inverse of `write_trace`; without pandas as well, so not by pq.read_table."""
-    import pyarrow.parquet as pq
-
-    with pq.ParquetFile(path) as file:
-        table = file.read()
-    columns = {name: table[name].combine_chunks() for name in table.column_names}
-    return {name: np.asarray(np.from_dlpack(one), np.float64) for name, one in columns.items()}
-
-
 def summarise(
     columns: Columns, passes: Sequence[EnergyWindow], idle: Sequence[EnergyWindow]
 ) -> TraceSummary:
@@ -128,8 +101,8 @@ def summarise(
         active_rise_celsius=_rise_celsius(columns, passes, share=0.1),
         idle_fall_celsius=_worst_fall_celsius(columns, idle),
         power_limits_w={
-            match[1]: np.unique(values[~np.isnan(values)]).tolist()
-            for name, values in columns.items()
+            match[1]: np.unique(_known(columns[name])).tolist()
+            for name in columns
             if (match := re.fullmatch(r"(gpu\d+)_power_limit_w", name))
         },
     )
@@ -141,9 +114,9 @@ def _rise_celsius(
     """By GPU: mean temperature of the last `share` of the windows less that of the first."""
     inside = _inside(columns, windows)
     risen: dict[str, float] = {}
-    for name, values in columns.items():
+    for name in columns:
         if match := re.fullmatch(r"(gpu\d+)_temperature_celsius", name):
-            known = values[inside & ~np.isnan(values)]
+            known = _known(columns[name][inside])
             if len(known) > 1:
                 num = max(1, round(share * len(known)))
                 risen[match[1]] = float(known[-num:].mean() - known[:num].mean())
@@ -165,20 +138,25 @@ def idle_series(
 
 def power_series(columns: Columns, window: EnergyWindow) -> PowerSeries:
     """Mean power of each device over blocks of one window; as many as there are samples for."""
-    first, after = np.searchsorted(columns[TIME], _edges_s(window))
+    time_s = columns[TIME]
+    first, after = np.searchsorted(time_s, _edges_s(window))
     num_blocks = max(0, min(SERIES_BLOCKS, after - 1 - first))
     edges = np.linspace(first, after - 1, num_blocks + 1).round().astype(int)
-    time_s = columns[TIME][edges] if num_blocks else np.zeros(1)
+    edges_s = time_s[edges] if num_blocks else np.zeros(1)
     parts = [name.removesuffix(ENERGY_SUFFIX) for name in columns if name.endswith(ENERGY_SUFFIX)]
     return PowerSeries(
-        block_s=float((time_s[-1] - time_s[0]) / num_blocks) if num_blocks else 0.0,
+        block_s=float((edges_s[-1] - edges_s[0]) / num_blocks) if num_blocks else 0.0,
         part_power_w={
-            part: (np.diff(columns[part + ENERGY_SUFFIX][edges]) / np.diff(time_s)).tolist()
+            part: (np.diff(columns[part + ENERGY_SUFFIX][edges]) / np.diff(edges_s)).tolist()
             if num_blocks
             else []
             for part in parts
         },
     )
+
+
+def _known(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return values[~np.isnan(values)]
 
 
 def _edges_s(window: EnergyWindow) -> tuple[float, float]:
@@ -187,9 +165,10 @@ def _edges_s(window: EnergyWindow) -> tuple[float, float]:
 
 def _inside(columns: Columns, windows: Sequence[EnergyWindow]) -> NDArray[np.bool_]:
     """Which samples stand for time within the windows."""
-    inside = np.zeros(len(columns[TIME]), dtype=bool)
+    time_s = columns[TIME]
+    inside = np.zeros(len(time_s), dtype=bool)
     for window in windows:
-        first, after = np.searchsorted(columns[TIME], _edges_s(window))
+        first, after = np.searchsorted(time_s, _edges_s(window))
         # A sample stands for the time since the one before: where a window is shorter than the
         # sampler's period, that is the first sample after it.
         inside[first : max(after, first + 1)] = True
@@ -201,7 +180,7 @@ def _utilisation(columns: Columns, windows: Sequence[EnergyWindow]) -> dict[str,
     weight_s = np.nan_to_num(_advance(columns[TIME]))
     means: dict[str, float] = {}
     for metric, pattern in UTILISATION.items():
-        found = [values for name, values in columns.items() if re.fullmatch(pattern, name)]
+        found = [columns[name] for name in columns if re.fullmatch(pattern, name)]
         known = [(column, inside & ~np.isnan(column) & (weight_s > 0)) for column in found]
         values = np.array(
             [np.average(column[at], weights=weight_s[at]) for column, at in known if at.any()]

@@ -36,6 +36,7 @@ from greenlab.hindsight import Known
 from greenlab.metrics import metrics, pass_metrics
 from greenlab.plan import Past
 from greenlab.record import Record, SweepEnd, SweepRun
+from greenlab.trace_file import complete_trace
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ class Store:
     def land(self, folder: Path) -> str:
         """Log the record in `folder` as a run of its own; returns the run's id."""
         record = records.read_record(folder)
+        complete_trace(folder)  # of a cell that was ended before it could
         run_id = self._run_of(record)
         tags = _tags(record)
         if self.client.get_run(run_id).data.tags.get("greenlab.sync") == "complete":

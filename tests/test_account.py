@@ -19,6 +19,7 @@ from greenlab.metrics import metrics
 from greenlab.record import Account, Record, Source
 from greenlab.sampler import Sampler
 from greenlab.simulated.machine import SimulatedMachine, workstation
+from greenlab.trace_file import complete_trace, read_trace
 
 # --------------------------------------------------------------------------- on a meter by hand
 
@@ -213,12 +214,14 @@ def test_an_account_starts_afresh(kept: Kept) -> None:
 def test_a_sampler_that_is_slow_beats_once_a_second_all_the_same(kept: Kept) -> None:
     beats = []
     with Sampler(kept.machine.meter, 1.5, beats.append) as sampler:
-        sampler.record()
+        sampler.record(kept.folder)
         started_s = time.monotonic()
         while not beats:
             time.sleep(0.01)
         assert time.monotonic() - started_s < 1.0
-        assert len(sampler.finish()["time_s"]) == 0
+        sampler.finish()
+    complete_trace(kept.folder)
+    assert len(read_trace(kept.folder / "trace.parquet")["time_s"]) == 0
 
 
 # ---------------------------------------------------------------- on a machine of known watts

@@ -4,6 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, make_config
@@ -22,7 +23,8 @@ from benchmarks.meters import (
     remark_on,
     to_row,
 )
-from benchmarks.overhead import Cost, is_light, median_percent
+from benchmarks.results import read_figures
+from benchmarks.sampler import Cost, cost_figures
 from greenlab.terminal import open_console
 
 PLAIN = Truth(energy_j=360.0, psys_j=0.0, range_j=2000.0, num_wraps=0)
@@ -119,29 +121,48 @@ def test_a_wrap_is_far_enough_to_set_the_meters_up(name: str) -> None:
     assert left_j > 20 * 20 or case.range_j < 20 * 20
 
 
-def cost(cpu_s: float, *, children: list[str] | None = None) -> Cost:
+def cost(
+    cpu_s: float, *, children: list[str] | None = None, deviations_s: list[float] | None = None
+) -> Cost:
     return Cost(
         cpu_s=cpu_s,
         wall_s=60.0,
-        counters=["cpu0"],
         threads=["MainThread", "greenlab-sampler"],
-        num_native_threads=0,
         children=children or [],
+        deviations_s=deviations_s or [0.0] * 600,
     )
 
 
-def test_the_cost_is_a_median_of_a_core() -> None:
-    # 0.12 s of 60 s is 0.2 %; one of the three was disturbed.
-    assert median_percent([cost(0.12), cost(0.9), cost(0.06)]) == pytest.approx(0.2)
+def test_the_cost_is_a_share_of_a_core_and_of_a_sample() -> None:
+    # 0.12 s of 60 s is 0.2 %; shared out among 600 samples it is 200 µs.
+    assert cost(0.12).core_percent == pytest.approx(0.2)
+    assert cost(0.12).sample_us == pytest.approx(200)
 
 
-# Half a per cent of a core is 0.3 s in a minute.
+def test_jitter_is_what_a_share_of_the_deviations_stays_within() -> None:
+    # 1 to 100 ms, in any order: half of them stay within 51, all but one within 100.
+    waited = cost(0.1, deviations_s=[(number * 37 % 100 + 1) / 1000 for number in range(100)])
+
+    assert [waited.jitter_ms(percent) for percent in (0, 50, 99, 100)] == pytest.approx(
+        [1, 51, 100, 100]
+    )
+
+
+# Half a per cent of a core is 0.3 s in a minute; the target is the first setting's alone.
 @pytest.mark.parametrize(
-    ("tenth", "light"),
-    [(cost(0.29), True), (cost(0.31), False), (cost(0.1, children=["x"]), False)],
+    ("tenth", "missed"),
+    [
+        (cost(0.29), []),
+        (cost(0.31), ["workstation, 10 Hz: CPU time"]),
+        (cost(0.1, children=["x"]), ["workstation, 10 Hz: child processes"]),
+    ],
 )
-def test_metering_is_light_below_half_a_per_cent_without_children(tenth: Cost, light: bool) -> None:
-    assert is_light({0.1: [tenth], 1.0: [cost(0.01)]}) is light
+def test_metering_is_light_below_half_a_per_cent_without_children(
+    tenth: Cost, missed: list[str]
+) -> None:
+    figures = cost_figures({("workstation", 0.1): [tenth], ("workstation", 0.01): [cost(3.0)]})
+
+    assert [one.name for one in figures if not one.is_met] == missed
 
 
 PAIRS = argparse.Namespace(job_s=20.0, stretch_s=0.3, stretches=3)
@@ -225,8 +246,13 @@ def test_greenlab_counts_every_wrap() -> None:
 
 
 @pytest.mark.slow
-def test_metering_takes_two_threads_and_no_process() -> None:
-    done = run_benchmark("benchmarks.overhead", "--seconds", "3", "--repetitions", "1")
+def test_metering_takes_two_threads_no_process_and_no_memory(tmp_path: Path) -> None:
+    answer = tmp_path / "sampler.json"
+    once = ("--seconds", "3", "--repetitions", "1", "--json", str(answer))
+    done = run_benchmark("benchmarks.sampler", *once)
 
-    assert "MainThread, greenlab-sampler" in done.stdout
-    assert done.stdout.count("none") == 2
+    figures = {figure.name: figure for figure in read_figures(answer)}
+    assert "threads: MainThread, greenlab-sampler\n" in done.stdout
+    assert figures["server, 10 Hz: child processes"].values == [0]
+    assert figures["10 h at 10 Hz: memory kept while measuring"].is_met
+    assert figures["10 h at 10 Hz: its row groups"].values == [60]

@@ -11,7 +11,8 @@ from greenlab.config import Hardware, TdpW
 from greenlab.meters import Meter, OpenSource
 from greenlab.meters.counter import OBSERVE_WITHIN_S, Counter
 from greenlab.meters.dimm_model import DimmModel
-from greenlab.meters.tdp_model import busy_cpu_s, open_tdp_model
+from greenlab.meters.machine_load import CpuTimes
+from greenlab.meters.tdp_model import open_tdp_model
 from greenlab.meters.zeus_counters import CounterSpec, PowerIntegral
 from greenlab.record import Source
 
@@ -237,7 +238,7 @@ def busy_s_by_the_kernel() -> float:
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="not Linux")
 def test_busy_cpu_time_is_the_kernels() -> None:
     before_s = busy_s_by_the_kernel()
-    busy_s = busy_cpu_s()
+    busy_s = CpuTimes().busy_s()
     after_s = busy_s_by_the_kernel()
 
     assert before_s - 0.011 <= busy_s <= after_s + 0.011  # a tick is 10 ms
@@ -247,11 +248,11 @@ def test_busy_cpu_time_is_the_kernels() -> None:
 def test_the_tdp_model_gives_each_busy_cpu_second_its_share_of_the_tdp() -> None:
     cpus = psutil.cpu_count() or 1
     model = open_tdp_model(Hardware(tdp_w=TdpW(cpu=95), socket_share_fraction=1))
-    busy_before_s, before_j = busy_cpu_s(), model()
+    busy_before_s, before_j = CpuTimes().busy_s(), model()
     until_s = time.process_time() + 0.2
     while time.process_time() < until_s:
         pass
-    after_j, busy_after_s = model(), busy_cpu_s()
+    after_j, busy_after_s = model(), CpuTimes().busy_s()
 
     assert after_j - before_j >= (0.19 - 0.01) * 95 / cpus  # a tick is 10 ms
     assert after_j - before_j <= (busy_after_s - busy_before_s + 0.01) * 95 / cpus

@@ -24,7 +24,7 @@ from greenlab.simulated.machine import (
     two_sockets,
     workstation,
 )
-from greenlab.trace import read_trace
+from greenlab.trace_file import read_trace
 
 Measure = Callable[..., Record]
 WITHIN = 0.01

@@ -29,7 +29,7 @@ ROWS = [
     {"description"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
     | {"network", "factors", "agenda", "machine_lock"},
-    {"account", "rivals", "grid"},
+    {"account", "rivals", "trace_file", "grid"},
     {"execution", "cuda_graphs"},
     {"tracking", "sampler", "workload", "idle", "end_table", "ledger"},
     {"phases", "power_plot", "preflight"},
@@ -53,7 +53,7 @@ HOMES = {
     "mlflow": {"tracking"},
     "zeus": {"meters.zeus_counters", "meters.power_limit", "environment"},
     "thop": {"model_profile"},
-    "psutil": {"sampler", "environment", "meters.tdp_model", "machine_lock", "data.placement"},
+    "psutil": {"environment", "meters.tdp_model", "machine_lock", "data.placement"},
 }
 WITHOUT_TORCH = [
     "errors",

@@ -21,16 +21,18 @@ import pytest
 from conftest import ROOT, make_cell, make_config
 from filelock import FileLock
 
-from greenlab import record, trace, views
+from greenlab import record, views
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError, StoreUnavailableError, without_password
 from greenlab.landing import sync
 from greenlab.metrics import metrics
 from greenlab.record import Failure, Record, SweepEnd, SweepRun
 from greenlab.sync import main
+from greenlab.trace_file import RowFile, write_trace
 from greenlab.tracking import MAX_SERIES_POINTS, Store, describe, open_store
 
 GOLDEN = Path(__file__).parent / "golden"
+TRACE_COLUMNS = ["time_s", "cpu_busy_s", "cpu_stolen_s", "cpu_total_s", "cpu_own_s"]
 ARTEFACTS = ["config.yaml", "greenlab.log", "power.png", "record.json", "trace.parquet"]
 
 
@@ -85,16 +87,14 @@ def at(database: Path, **changes: str) -> Mlflow:
 def write_trace_of(cell_folder: Path, gpu_w: "np.ndarray[Any, Any]") -> None:
     """A trace of one GPU's power; the other one draws 10 W, CPU and memory 20 W and 3 W."""
     steady = np.ones_like(gpu_w)
-    trace.write_trace(
-        cell_folder / "trace.parquet",
-        {
-            "time_s": 1_700_000_010 + 0.1 * np.arange(len(gpu_w)),
-            "gpu0_power_w": gpu_w,
-            "gpu1_power_w": 10 * steady,
-            "cpu0_power_w": 20 * steady,
-            "dram_power_w": 3 * steady,
-        },
-    )
+    columns = {
+        "time_s": 1_700_000_010 + 0.1 * np.arange(len(gpu_w)),
+        "gpu0_power_w": gpu_w,
+        "gpu1_power_w": 10 * steady,
+        "cpu0_power_w": 20 * steady,
+        "dram_power_w": 3 * steady,
+    }
+    write_trace(cell_folder / "trace.parquet", [columns])
 
 
 def cells(store: Store) -> list[Any]:
@@ -303,10 +303,14 @@ def test_a_cell_without_a_result_lands_with_its_failure(
         failure=Failure(kind="oom", message="out of memory"),
     )
     record.write_record(tmp_path, failed)
+    rows = RowFile(tmp_path, TRACE_COLUMNS)
+    rows.add([0.0] * len(TRACE_COLUMNS))
+    rows.flush()  # as far as it came
 
     run = landed(store, tmp_path)
 
     assert run.info.status == status
+    assert "trace.parquet" in artefacts(store, run.info.run_id)
     assert run.data.tags["greenlab.failure"] == "oom: out of memory"
     assert run.data.tags["greenlab.verdict"] == "INVALID"
     assert run.data.metrics == {}

@@ -19,6 +19,7 @@ import psutil
 from greenlab.config import Hardware
 from greenlab.errors import MeterUnavailableError
 from greenlab.meters.cpu_tdp import KnownCpu, find_cpu
+from greenlab.meters.machine_load import CpuTimes
 
 ASSUMED_TDP_PER_CORE_W = 8.0
 """Where no TDP is given. TDP over cores is 16 W on the paper's i7-8700K (95 W, 6 cores) and 4 W on
@@ -84,20 +85,14 @@ class TdpBasis:
         )
 
 
-def busy_cpu_s() -> float:
-    """CPU seconds since start that the CPUs did not spend idle, waiting or stolen."""
-    times = psutil.cpu_times()
-    names = ("user", "nice", "system", "irq", "softirq")  # guest time is part of user
-    return float(sum(getattr(times, name, 0.0) for name in names))
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TdpModel:
     """A cumulative counter of modelled joules: call it to read it."""
 
     basis: TdpBasis
     num_logical_cpus: int
-    busy_s: Callable[[], float] = busy_cpu_s
+    busy_s: Callable[[], float]
+    """CPU seconds of all CPUs together."""
     clock: Callable[[], float] = time.monotonic
 
     def __call__(self) -> float:
@@ -205,4 +200,8 @@ def _share_of_sockets(cpu: Cpu, known: KnownCpu | None, set_fraction: float | No
 
 def open_tdp_model(hardware: Hardware) -> TdpModel:
     """The model of this machine; raises what `tdp_basis` raises."""
-    return TdpModel(basis=tdp_basis(see_cpu(), hardware), num_logical_cpus=psutil.cpu_count() or 1)
+    return TdpModel(
+        basis=tdp_basis(see_cpu(), hardware),
+        num_logical_cpus=psutil.cpu_count() or 1,
+        busy_s=CpuTimes().busy_s,
+    )

@@ -393,11 +393,7 @@ def gpu_energy_counters(indices: Sequence[int]) -> list[CounterSpec]:
 
 def _gpu_energy_counter(index: int) -> CounterSpec:
     gpu = _open_gpu(index)
-
-    def read_j() -> float:
-        with _gpu_errors(index):
-            return float(gpu.get_total_energy_consumption()) / 1000  # NVML gives mJ
-
+    read_j = _from_thousandths(index, gpu.get_total_energy_consumption)
     try:
         read_j()
     except MeterReadError as error:
@@ -461,15 +457,8 @@ def gpu_power_reader(index: int) -> Callable[[], float]:
         MeterUnavailableError: the GPU does not tell its power.
     """
     gpu, pynvml = _open_gpu(index), _nvml()
-
-    def instant_w() -> float:
-        with _gpu_errors(index):
-            return float(gpu.get_instant_power_usage()) / 1000  # NVML gives mW
-
-    def plain_w() -> float:
-        with _gpu_errors(index):
-            return float(pynvml.nvmlDeviceGetPowerUsage(gpu.handle)) / 1000
-
+    instant_w = _from_thousandths(index, gpu.get_instant_power_usage)
+    plain_w = _from_thousandths(index, lambda: pynvml.nvmlDeviceGetPowerUsage(gpu.handle))
     # On Grace Hopper the instantaneous reading is the whole module's, CPU included.
     for read_w in (plain_w,) if gpu._is_grace_hopper else (instant_w, plain_w):
         try:
@@ -483,13 +472,20 @@ def gpu_power_reader(index: int) -> Callable[[], float]:
     )
 
 
-@contextmanager
-def _gpu_errors(index: int) -> Iterator[None]:
-    """Turn Zeus's and NVML's errors into one of ours that names the GPU."""
+def _from_thousandths(index: int, read: Callable[[], int]) -> Callable[[], float]:
+    """Joules or watts from a reader of mJ or mW.
+
+    Zeus's and NVML's errors become one of ours that names the GPU.
+    """
     import pynvml
     from zeus.exception import ZeusBaseError
 
-    try:
-        yield
-    except (ZeusBaseError, pynvml.NVMLError) as error:
-        raise MeterReadError(f"GPU {index} cannot be read: {error}") from error
+    errors = (ZeusBaseError, pynvml.NVMLError)
+
+    def read_or_raise() -> float:
+        try:
+            return read() / 1000
+        except errors as error:
+            raise MeterReadError(f"GPU {index} cannot be read: {error}") from error
+
+    return read_or_raise
