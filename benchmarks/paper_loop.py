@@ -76,20 +76,26 @@ class PaperLoop:
         return summed / num_steps
 
 
+def as_the_paper_does(data: Data, *, augment: bool) -> list[object]:
+    """The transforms of a picture."""
+    size = data.train.images.shape[-1]
+    moved = [transforms.RandomCrop(size, padding=4), transforms.RandomHorizontalFlip()]
+    return [
+        *(moved if augment else []),
+        transforms.ToTensor(),
+        transforms.Normalize(data.mean, data.std),
+    ]
+
+
 def build_paper_loop(config: Config, data: Data, device: torch.device) -> PaperLoop:
     """The same network, data, optimiser and seed as `build_workload` makes of `config`."""
     seed_everything(config.seed)
     model = build_model(config.model, config.dataset.num_classes).to(device)
-    to_tensor = [transforms.ToTensor(), transforms.Normalize(data.mean, data.std)]
-    augment = [
-        transforms.RandomCrop(config.dataset.image_size, padding=4),
-        transforms.RandomHorizontalFlip(),
-    ]
     on_cuda = device.type == "cuda"
 
-    def load(split: Split, steps: list[object]) -> DataLoader[tuple[Tensor, int]]:
+    def load(split: Split, *, augment: bool) -> DataLoader[tuple[Tensor, int]]:
         return DataLoader(
-            Pictures(split, transforms.Compose(steps)),
+            Pictures(split, transforms.Compose(as_the_paper_does(data, augment=augment))),
             batch_size=config.batch_size.size,
             shuffle=True,
             num_workers=1 if on_cuda else 0,
@@ -105,6 +111,6 @@ def build_paper_loop(config: Config, data: Data, device: torch.device) -> PaperL
             momentum=config.phase.momentum,
             weight_decay=config.phase.weight_decay,
         ),
-        train_loader=load(data.train, [*augment, *to_tensor]),
-        test_loader=load(data.test, to_tensor),
+        train_loader=load(data.train, augment=True),
+        test_loader=load(data.test, augment=False),
     )

@@ -7,10 +7,10 @@ from pathlib import Path
 from types import FrameType
 
 import hydra
+from hydra._internal.hydra import Hydra
 
 from greenlab import sweep
 from greenlab.grid import CONF
-from greenlab.run import run
 
 SWEEP_SETTINGS = {"repetitions", "resume", "plan"}
 
@@ -24,15 +24,15 @@ def main() -> None:
     sys.path.insert(
         0, str(Path.cwd())
     )  # models of one's own; `python -m` does it, a script does not
-    for place, argument in enumerate(sys.argv):
-        if argument.partition("=")[0] in SWEEP_SETTINGS:  # they mean a sweep, if of a single cell
-            # Beside it: an override that comes after an option like --config-dir is not understood.
-            sys.argv.insert(place, "hydra.mode=MULTIRUN")
-            break
+    if {"-m", "--multirun"} & set(sys.argv):
+        # Hydra would compose everything once more to find out; told nothing, it goes by -m.
+        Hydra.get_mode = lambda *_, **__: None  # type: ignore[method-assign]
+    else:
+        _ask_for_multirun()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _terminate)
     try:
-        hydra.main(version_base=None, config_path=str(CONF), config_name="config")(run)()
+        hydra.main(version_base=None, config_path=str(CONF), config_name="config")(sweep.run_cell)()
     except KeyboardInterrupt as interrupt:
         if sweep.open_sweep is not None:
             sweep.end("KILLED")
@@ -42,6 +42,15 @@ def main() -> None:
     finally:
         if sweep.open_sweep is not None:  # something broke outside the cells
             sweep.end("FAILED")
+
+
+def _ask_for_multirun() -> None:
+    """Where a setting means a sweep, if of a single cell."""
+    for place, argument in enumerate(sys.argv):
+        if argument.partition("=")[0] in SWEEP_SETTINGS:
+            # Beside it: an override that comes after an option like --config-dir is not understood.
+            sys.argv.insert(place, "hydra.mode=MULTIRUN")
+            break
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

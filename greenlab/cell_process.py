@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from greenlab.account import read_account
-from greenlab.config import Config, from_dict
+from greenlab.config import Config, execution, from_dict, to_dict
 from greenlab.errors import GreenlabError, LossNotFiniteError
+from greenlab.logs import LogFile
 from greenlab.machine_lock import measuring_lock
 from greenlab.record import (
     LOG_FILE,
@@ -36,7 +37,6 @@ from greenlab.record import (
     read_cell,
     write_record,
 )
-from greenlab.terminal import LogFile
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError)
 
 
-def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
+def preflight_grid(grid: Sequence[Config], answer: Path) -> None:
     """Check hardware, sources, data and models of all cells, each distinct one once.
 
     Writes to `answer` what stands in the way (`problems`: each names key and way out), and on which
@@ -157,6 +157,7 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
     end_with_parent()
     from greenlab import data
     from greenlab.environment import describe_environment
+    from greenlab.execution import choose_layout
     from greenlab.meters import choose_sources
     from greenlab.meters.power_limit import check_power_limit
     from greenlab.network import build_model, check_output, check_training, contained
@@ -179,7 +180,8 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
         if image is not None:  # else its absence is a problem already
             with contained():
                 model = build_model(config.model, config.dataset.num_classes)
-                check_output(model, image, config)
+                layout = choose_layout(config, model, image)
+                check_output(model, image.to(memory_format=layout), config)
                 try:  # while the model is there; whether it matters depends on the phase
                     check_training(model, image, config)
                 except GreenlabError as error:
@@ -192,11 +194,11 @@ def preflight_grid(settings: list[dict[str, Any]], answer: Path) -> None:
 
     problems: list[str] = []
     checked: set[str] = set()
-    for config in map(from_dict, settings):
+    for config in grid:
         for check, part in (
-            (check_hardware, config.hardware),
-            (check_data, (config.dataset, config.seed)),
-            (check_model, (config.model, config.dataset)),
+            (check_hardware, (config.hardware, execution(to_dict(config)))),
+            (check_data, config.dataset),  # whatever the seed draws from it
+            (check_model, (config.model, config.dataset, config.memory_format)),
             (check_phase, (config.model, config.dataset, config.trains)),
         ):
             if (key := f"{check.__name__} {part}") in checked:

@@ -9,8 +9,9 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, make_dataclass, replace
 from enum import Enum
+from functools import cache
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
@@ -64,6 +65,14 @@ class DimmGeneration(Enum):
     ddr5 = "ddr5"
     lpddr4 = "lpddr4"
     lpddr5 = "lpddr5"
+
+
+class Placement(Enum):
+    """Where images are while a cell runs; `auto` takes resident where they fit."""
+
+    auto = "auto"
+    resident = "resident"
+    streamed = "streamed"
 
 
 class Order(Enum):
@@ -344,6 +353,10 @@ class Dataset:
     """Random crops (4 pixels of padding) and horizontal flips while training."""
     folder: str = "data"
     """Where downloaded data sets lie, relative to the working directory."""
+    placement: Placement = Placement.auto
+    """resident: on the device, all of them. streamed: brought to it batch by batch, by a thread
+    that is ahead of the work. auto: resident where both splits fit in half of the memory that is
+    free."""
 
     def __post_init__(self) -> None:
         for key in ("num_samples", "image_size", "image_width", "num_channels", "replicate_test"):
@@ -624,12 +637,32 @@ def from_omegaconf(composed: DictConfig) -> Config:
 
 def _to_config(settings: Any) -> Config:
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(Config), settings)
-        return cast(Config, OmegaConf.to_object(typed))
+        return cast(Config, OmegaConf.to_object(OmegaConf.merge(_schema(), settings)))
     except MissingMandatoryValue as error:
         raise ConfigError(f"{error.full_key} has no value; set it") from error
     except OmegaConfBaseException as error:
         raise ConfigError(first_line(error)) from error
+
+
+@cache
+def _schema() -> DictConfig:
+    return cast(DictConfig, OmegaConf.structured(Config))
+
+
+def read_part(name: str, composed: DictConfig) -> Any:
+    """One part of a `Config`, as `from_omegaconf` reads it; `composed` holds no other.
+
+    Raises:
+        ConfigError, OmegaConfBaseException: a value is missing, of a wrong type or breaks a rule.
+    """
+    typed = OmegaConf.merge(_schema_of(name), OmegaConf.to_container(composed))
+    return getattr(OmegaConf.to_object(typed), name)
+
+
+@cache
+def _schema_of(part: str) -> DictConfig:
+    [one] = [one for one in fields(Config) if one.name == part]
+    return cast(DictConfig, OmegaConf.structured(make_dataclass("Part", [(part, one.type)])))
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -686,7 +719,7 @@ def work(settings: dict[str, Any]) -> str:
     The machine, how it is metered and how often is left out, and where the data lies; and what may
     stop a training, for one that is not stopped does all of its work. One that is has a tag.
     """
-    how = {"min_active_s", "warmup_batches", "folder"} | OF_PROFILES | OF_STOPS
+    how = {"min_active_s", "warmup_batches", "folder", "placement"} | OF_PROFILES | OF_STOPS
     done = {
         group: {key: value for key, value in settings[group].items() if key not in how}
         for group in ("model", "batch_size", "phase", "dataset")

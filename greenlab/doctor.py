@@ -8,26 +8,17 @@ import argparse
 import json
 import os
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
-from greenlab import machine_lock, tracking
 from greenlab.config import Hardware, Lock, Mlflow
-from greenlab.environment import describe_environment
 from greenlab.errors import GreenlabError, without_password
-from greenlab.meters import choose_sources
-from greenlab.meters.rapl_access import (
-    CONTAINER_POWERCAP_ROOT,
-    HIDDEN,
-    NOT_READABLE,
-    container_remedy,
-    group_remedy,
-    is_container,
-    zeusd_remedy,
-)
-from greenlab.record import Environment, Source
 from greenlab.terminal import open_console
+
+if TYPE_CHECKING:  # as meters, tracking and so on: what --help does without
+    from greenlab.record import Environment, Source
 
 ONLY_MODELLED = 3
 
@@ -37,6 +28,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m greenlab.doctor", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print the same for programs to read")
     wants_json = parser.parse_args().json
+    from greenlab.environment import describe_environment
+    from greenlab.meters import choose_sources
+    from greenlab.meters.rapl_access import is_container
+
     environment = describe_environment()
     # A cell on CUDA meters the one GPU it uses; here every visible one is looked at.
     sources = [opened.source for opened in choose_sources(Hardware(), uses_cuda=False)]
@@ -61,8 +56,10 @@ def main() -> int:
     return code
 
 
-def exit_code(sources: list[Source], environment: Environment) -> int:
+def exit_code(sources: "list[Source]", environment: "Environment") -> int:
     """3 where a component is only modelled, or there and not readable; else 0."""
+    from greenlab.meters.rapl_access import NOT_READABLE
+
     lacking = any(
         source.provenance.startswith("modelled")
         or NOT_READABLE in source.reason
@@ -72,15 +69,17 @@ def exit_code(sources: list[Source], environment: Environment) -> int:
     return ONLY_MODELLED if lacking else 0
 
 
-def remedies(sources: list[Source], *, in_container: bool = False) -> list[str]:
+def remedies(sources: "list[Source]", *, in_container: bool = False) -> list[str]:
     """What the user can do for each component that is not measured."""
+    from greenlab.meters import rapl_access as rapl
+
     found = []
     reasons = " ".join(source.reason for source in sources)
-    if NOT_READABLE in reasons or HIDDEN in reasons:
-        in_container |= HIDDEN in reasons or str(CONTAINER_POWERCAP_ROOT) in reasons
-        found.append(group_remedy(in_container=in_container))
-        found += [container_remedy()] if in_container else []
-        found.append(zeusd_remedy())
+    if rapl.NOT_READABLE in reasons or rapl.HIDDEN in reasons:
+        in_container |= rapl.HIDDEN in reasons or str(rapl.CONTAINER_POWERCAP_ROOT) in reasons
+        found.append(rapl.group_remedy(in_container=in_container))
+        found += [rapl.container_remedy()] if in_container else []
+        found.append(rapl.zeusd_remedy())
     cpu = next(source for source in sources if source.component == "cpu")
     if cpu.provenance == "modelled:tdp" and "assumed" in cpu.detail:
         found.append(
@@ -98,7 +97,7 @@ def remedies(sources: list[Source], *, in_container: bool = False) -> list[str]:
     return found
 
 
-def _components(sources: list[Source]) -> Table:
+def _components(sources: "list[Source]") -> Table:
     table = Table(title="What meters this machine (hardware=auto)", title_justify="left")
     for column in ("component", "provenance", "read from", "why nothing better"):
         table.add_column(column, overflow="fold")
@@ -112,7 +111,7 @@ def _components(sources: list[Source]) -> Table:
     return table
 
 
-def _machine(environment: Environment) -> Table:
+def _machine(environment: "Environment") -> Table:
     table = Table(title="Machine", title_justify="left", show_header=False)
     rows = {
         "name": environment.machine,
@@ -142,6 +141,8 @@ def _torch_cuda() -> str:
 
 
 def _lock() -> dict[str, str]:
+    from greenlab import machine_lock
+
     lock = Lock(folder=os.environ.get(machine_lock.FOLDER_VARIABLE))
     try:
         file = machine_lock.lock_folder(lock) / machine_lock.MACHINE_FILE
@@ -152,6 +153,8 @@ def _lock() -> dict[str, str]:
 
 
 def _store() -> str:
+    from greenlab import tracking
+
     uri = tracking.default_uri()
     path = tracking.sqlite_path(uri)
     if path is not None and not path.exists():

@@ -137,6 +137,7 @@ def measure(workload: Workload, bench: Bench, place: Place, cell: Cell) -> Measu
         splits=workload.splits,
         stopped_early=stretches.stopped_early,
         execution=workload.execution,
+        placement=workload.train.placement,
     )
 
 

@@ -4,8 +4,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from hydra import compose
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -13,13 +15,14 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from greenlab import config as configuration
 from greenlab import targets
 from greenlab.config import Config
 from greenlab.errors import ConfigError
+from greenlab.factors import Factory
 
 _HERE = Path(__file__).parent
 CONF = next(conf for conf in (_HERE / "conf", _HERE.parent / "conf") if conf.is_dir())
@@ -76,11 +79,15 @@ def compose_sweep(config: DictConfig) -> list[Combination]:
         ConfigError: a cell's settings break a rule, there is no cell at all, or one is there twice.
     """
     loader = GlobalHydra.instance().config_loader()
+    assert isinstance(loader, ConfigLoaderImpl)
     params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+    given = OmegaConf.to_container(config.hydra.overrides.task)  # a reference is each cell's own
+    cells = split([*params, *cast(list[str], given)])
+    factory = Factory(loader, config, cells)
     grid: dict[str, Combination] = {}
-    for chosen in split([*params, *config.hydra.overrides.task]):
+    for chosen in cells:
         with _refusals(chosen):
-            settings = configuration.from_omegaconf(loader.load_sweep_config(config, chosen))
+            settings = factory.compose(chosen)
         same = grid.setdefault(
             configuration.signature(settings), Combination(overrides=chosen, config=settings)
         )

@@ -1,10 +1,5 @@
-"""What every model of the configuration weighs: `python -m greenlab.models`.
+"""What every model of the configuration weighs: built and counted on the CPU, nothing measured."""
 
-Networks are built and counted on the CPU, nothing is measured. Exits with 1 when a model cannot be
-built or counted; the others are shown all the same.
-"""
-
-import argparse
 import json
 import logging
 import math
@@ -32,13 +27,6 @@ from greenlab.network import (
 from greenlab.record import ModelProfile
 from greenlab.terminal import open_console
 
-EXAMPLES = """examples:
-  python -m greenlab.models                                   every model, at the data's shape
-  python -m greenlab.models model=resnet18                    one, with its MACs by layer type
-  python -m greenlab.models --config-dir my_conf --json       your own too, for a program
-  python -m greenlab.models dataset=synthetic dataset.image_size=64 dataset.num_classes=100
-"""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
@@ -55,27 +43,13 @@ class Card:
     macs_by_layer_type: dict[str, LayerMacs]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print the cards; see the module for the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m greenlab.models",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config-dir", type=Path, metavar="DIR", help="options of your own")
-    parser.add_argument("--json", action="store_true", help="print JSON, for programs")
-    parser.add_argument(
-        "overrides", nargs="*", help="as for python -m greenlab: model=… dataset=… key=value"
-    )
-    chosen = parser.parse_args(arguments)
-    if chosen.config_dir is not None and not chosen.config_dir.is_dir():
-        parser.error(f"--config-dir {chosen.config_dir} is no folder")
+def show(overrides: Sequence[str], config_dir: Path | None, *, as_json: bool) -> int:
+    """Print the cards of what `overrides` choose; 1 where some model has none, else 0."""
     logging.getLogger("greenlab.model_profile").setLevel(logging.ERROR)  # said below the table
     # What a builder prints is not to come between a program and its JSON.
-    with redirect_stdout(sys.stderr), grid.open_options(chosen.config_dir):
-        cards, problems = _make_cards(chosen.overrides)
-    if chosen.json:
+    with redirect_stdout(sys.stderr), grid.open_options(config_dir):
+        cards, problems = _make_cards(overrides)
+    if as_json:
         print(json.dumps([_to_json(card) for card in cards], indent=2))
     elif cards:
         _print_tables(cards)

@@ -102,6 +102,12 @@ def check_output(model: nn.Module, sample: Tensor, config: Config) -> None:
     try:
         output = _score(model, sample)
     except Exception as error:  # whatever a user's forward raises
+        if not sample.is_contiguous():
+            raise ModelError(
+                f"model._target_={target} does not take memory_format=channels_last: "
+                f"{first_line(error)}{_where(error)}. memory_format=auto takes it where a model "
+                "does"
+            ) from error
         num_classes = config.dataset.num_classes
         fitting = find_input_shape(model, num_classes, sample.device, tried=shape[1:])
         raise ModelError(

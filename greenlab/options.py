@@ -4,13 +4,15 @@ Hydra's grammar reads the 32 of `batch_size=32` as an integer and then refuses i
 ("Config group override must be a string or a list. Got int"). The one place where every route
 (command line, sweep, glob, range, preset, compose API, worker process) hands its choices to Hydra
 is wrapped here. A second piece composes `batch_size=100` where there is no batch_size/100.yaml, and
-`resume=NAME`; a third says in one message where a YAML file is broken. Importing this module
-installs all three; `greenlab/__init__.py` does, so worker processes have them too.
+`resume=NAME`; a third says in one message where a YAML file is broken; a fourth lists the options
+of a group in no time. Importing this module installs all four; `greenlab/__init__.py` does, so
+worker processes have them too.
 """
 
 from typing import Any
 
 from hydra._internal import defaults_list
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository, IConfigRepository
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
@@ -128,8 +130,25 @@ def _load_yaml(self: ConfigRepository, config_path: str) -> ConfigResult | None:
         raise ConfigCompositionException(f"{config_path} is not valid YAML: {error}") from error
 
 
+_list = ConfigLoaderImpl.get_group_options
+
+
+def _list_options(
+    self: ConfigLoaderImpl,
+    group_name: str,
+    results_filter: ObjectType | None = ObjectType.CONFIG,
+    config_name: str | None = None,
+    overrides: list[str] | None = None,
+) -> list[str]:
+    """Without overrides the search path is as it was: Hydra need not copy all for each answer."""
+    if config_name is None and not overrides:
+        return self.repository.get_group_options(group_name, results_filter)
+    return _list(self, group_name, results_filter, config_name, overrides)
+
+
 def _install() -> None:
     ConfigRepository.load_config = _load_yaml  # type: ignore[method-assign]
+    ConfigLoaderImpl.get_group_options = _list_options  # type: ignore[method-assign]
     defaults_list.Overrides = NumericOverrides  # type: ignore[misc]
     plugins = Plugins.instance()
     plugins.register(AnyOption)

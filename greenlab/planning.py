@@ -76,8 +76,7 @@ def show(grid: Sequence[Config], machine: str, earlier: Earlier | None) -> Plan:
 
 
 def _survey(grid: Sequence[Config]) -> Iterator[_Planned]:
-    settings = [configuration.to_dict(config) for config in grid]
-    answers = run.ask("the survey of the cells", survey.survey_grid, settings)
+    answers = run.ask("the survey of the cells", survey.survey_grid, list(grid))
     for config, answer in zip(grid, answers, strict=True):
         surveyed = Surveyed(**answer)
         yield _Planned(config=config, surveyed=surveyed, cell=_plan_cell(config, surveyed))
@@ -111,9 +110,9 @@ def _probe(planned: Sequence[_Planned]) -> list[Probe]:
     if not planned:
         return []
     chosen = _choose(planned)
-    settings = [configuration.to_dict(one.config) for one in chosen]
+    configs = [one.config for one in chosen]
     logger.info("probing %d cells to plan %d", len(chosen), len(planned))
-    batches_s = run.ask("the rehearsal of the probes", survey.rehearse_cells, settings)
+    batches_s = run.ask("the rehearsal of the probes", survey.rehearse_cells, configs)
     probes: list[Probe] = []
     problems: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="greenlab-plan-") as name:

@@ -45,6 +45,7 @@ Verdict = Literal["PASS", "WARN", "INVALID"]
 Severity = Literal["information", "warning", "invalid"]
 FailureKind = Literal["oom", "nan", "timeout", "killed", "error"]
 """Out of memory, a loss that is no number, over its time, ended from outside, anything else."""
+PlacementName = Literal["resident", "streamed"]
 StageName = Literal["loading", "compiling", "warm_up", "settling", "idle", "active", "evaluation"]
 
 
@@ -440,6 +441,8 @@ class Measurement:
     """None in records of before profiles."""
     stopped_early: StoppedEarly | None = None
     """None where all was done that was planned."""
+    placement: PlacementName = "resident"
+    """Where the images were; all were resident before it could be chosen."""
     execution: Execution | None = None
     """None in records of before it could be chosen: fp32 and contiguous, but for CUDA's
     convolutions, which rounded to tf32 as PyTorch has it."""

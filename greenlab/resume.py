@@ -16,8 +16,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from greenlab import config as configuration
+from greenlab import landing, run
 from greenlab import record as records
-from greenlab import run, sync
 from greenlab.config import Config
 from greenlab.errors import ConfigError, GreenlabError, first_line
 from greenlab.grid import Combination
@@ -161,7 +161,7 @@ def _close(found: SweepRun, store: Store) -> None:
     """Land what a dead sweep left on disk, and close what it left running in MLflow."""
     for folder in records.cell_folders(Path(found.folder)):
         try:
-            sync.sync(folder, store)
+            landing.sync(folder, store)
         except GreenlabError as error:
             raise ConfigError(f"resume: {folder}: {first_line(error)}") from error
     store.close_running(found.name)

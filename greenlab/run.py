@@ -407,8 +407,7 @@ def preflight(grid: Sequence[Config]) -> Place:
     Raises:
         ConfigError: with everything that stands in the way of a cell.
     """
-    settings = [configuration.to_dict(config) for config in grid]
-    told = ask("the check before the first cell", cell_process.preflight_grid, settings)
+    told = ask("the check before the first cell", cell_process.preflight_grid, list(grid))
     if told["problems"]:
         raise ConfigError("\n".join(told["problems"]))
     return Place(machine=told["machine"], commit=told["commit"])

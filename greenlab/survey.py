@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from greenlab.cell_process import end_with_parent
-from greenlab.config import Config, from_dict
+from greenlab.config import Config
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Surveyed:
     test_samples: int
 
 
-def survey_grid(settings: Sequence[dict[str, Any]], answer: Path) -> None:
+def survey_grid(grid: Sequence[Config], answer: Path) -> None:
     """Count the multiply-accumulates and samples of every cell, each distinct model once.
 
     Writes to `answer` what makes a `Surveyed` for each cell.
@@ -47,9 +47,9 @@ def survey_grid(settings: Sequence[dict[str, Any]], answer: Path) -> None:
     lengths: dict[str, tuple[int, int]] = {}
     macs: dict[str, int] = {}
     surveyed = []
-    for config in map(from_dict, settings):
+    for config in grid:
         dataset = config.dataset
-        if (of_data := repr((dataset, config.seed))) not in images:
+        if (of_data := repr(dataset)) not in images:
             loaded = data.load(dataset, config.seed)
             images[of_data] = loaded.test.images[:1].float() / 255
             lengths[of_data] = len(loaded.train), len(loaded.test)
@@ -69,14 +69,14 @@ def survey_grid(settings: Sequence[dict[str, Any]], answer: Path) -> None:
     answer.write_text(json.dumps([asdict(one) for one in surveyed]))
 
 
-def rehearse_cells(settings: Sequence[dict[str, Any]], answer: Path) -> None:
+def rehearse_cells(grid: Sequence[Config], answer: Path) -> None:
     """Time a few batches of each cell, in no way that could be published.
 
     Writes to `answer` the seconds that a batch takes, null where the cell does not run.
     """
     end_with_parent()
     batches_s: list[float | None] = []
-    for config in map(from_dict, settings):
+    for config in grid:
         try:
             batches_s.append(_time_batches(config))
         except Exception:  # out of memory, as a rule: its probe will fail and say so

@@ -11,15 +11,13 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from greenlab import config as configuration
 from greenlab import grid as grids
-from greenlab import planning, resume, run, tracking
-from greenlab import record as records
 from greenlab.config import Config, PhaseKind
 from greenlab.errors import (
     ConfigError,
@@ -29,14 +27,16 @@ from greenlab.errors import (
     first_line,
 )
 from greenlab.grid import Combination
-from greenlab.machine_lock import machine_lock
-from greenlab.multirun import Multirun
-from greenlab.run import Ticket
-from greenlab.tracking import Store
+
+if TYPE_CHECKING:  # half a second, with pydantic and NumPy: not for --help or a refused option
+    from greenlab.multirun import Multirun
+    from greenlab.record import Status
+    from greenlab.run import Ticket
+    from greenlab.tracking import Store
 
 logger = logging.getLogger(__name__)
 
-open_sweep: Multirun | None = None
+open_sweep: "Multirun | None" = None
 """The multirun that this process has begun and not ended, for whoever must end it early."""
 _machine = contextlib.ExitStack()
 """Holds the machine's lock while this process checks, and while it launches cells itself."""
@@ -60,6 +60,10 @@ class Sweep(Callback):
             _refuse_sweep_settings(cell)
             _check_writable(Path(config.hydra.run.dir), "hydra.run.dir")
             _refuse_job_settings(config)
+            # Here, and not above: what its options alone refuse does not wait for them.
+            from greenlab import run
+            from greenlab.machine_lock import machine_lock
+
             _check_store(cell)
             _machine.enter_context(machine_lock(cell.lock))
             run.start_server([cell])
@@ -78,6 +82,10 @@ class Sweep(Callback):
             _check_grid(config, grid)
             _check_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
             _refuse_job_settings(config)
+            # As for a single cell.
+            from greenlab import planning, resume, run
+            from greenlab.machine_lock import machine_lock
+
             _check_store(rules)
             _machine.enter_context(machine_lock(rules.lock))
             run.start_server([one.config for one in grid])
@@ -101,6 +109,8 @@ class Sweep(Callback):
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Tell the process that is about to run a cell which one it is."""
+        from greenlab import run
+
         grids.adopt_own_options(config)
         run.ticket = self.tickets.get(config.hydra.job.get("num"))
 
@@ -112,7 +122,14 @@ class Sweep(Callback):
             raise SystemExit(1)
 
 
-def end(status: records.Status) -> bool:
+def run_cell(composed: DictConfig) -> float:
+    """What Hydra calls for each cell; see greenlab/run.py."""
+    from greenlab import run
+
+    return run.run(composed)
+
+
+def end(status: "Status") -> bool:
     """End the open sweep; returns whether all of its cells are done and logged."""
     global open_sweep
     assert open_sweep is not None
@@ -139,11 +156,15 @@ def _refusals() -> Iterator[None]:
 
 
 def _check_store(cell: Config) -> None:
+    from greenlab import tracking
+
     with _unless_optional(cell):
         tracking.check_reachable(cell.mlflow)
 
 
-def _open_store(cell: Config) -> Store | None:
+def _open_store(cell: Config) -> "Store | None":
+    from greenlab import tracking
+
     with _unless_optional(cell):
         return tracking.open_store(cell.mlflow)
     return None

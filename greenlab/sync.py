@@ -5,16 +5,9 @@ that died with the whole of greenlab left no record; it is logged as killed.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
-from greenlab import record as records
-from greenlab.account import read_account
-from greenlab.config import Mlflow
-from greenlab.errors import GreenlabError, first_line
-from greenlab.record import Failure, Record
-from greenlab.run import UNSYNCED_FILE, hold
-from greenlab.tracking import Store, open_store
+from greenlab.errors import GreenlabError
 
 
 def main() -> int:
@@ -24,84 +17,12 @@ def main() -> int:
     parser.add_argument("--tracking-uri", help="default: the one that each cell was run with")
     parser.add_argument("--experiment", help="default: the one that each cell was run with")
     arguments = parser.parse_args()
-    cells = [cell for folder in arguments.folders for cell in records.cell_folders(folder)]
-    if not cells:
-        parser.error(f"no cell under {', '.join(map(str, arguments.folders))}")
-    above = sorted({folder for cell in cells for folder in cell.parents})
-    sweeps = [folder for folder in above if (folder / records.SWEEP_FILE).exists()]
-    num_there = num_landed = num_failed = 0
-    for folder in [*cells, *sweeps]:
-        try:
-            store = open_store(_settings(folder, arguments.tracking_uri, arguments.experiment))
-            if folder not in sweeps and is_landed(folder, store):
-                (folder / UNSYNCED_FILE).unlink(missing_ok=True)
-                num_there += 1
-                continue
-            landed = sync_sweep(folder, store) if folder in sweeps else sync(folder, store)
-            num_landed += folder not in sweeps
-            print(f"{folder}: {landed}")
-        except Exception as error:  # MLflow and files raise their own; the next cell may land
-            num_failed += 1
-            print(f"{folder}: not logged: {first_line(error)}")
-    print(f"{num_landed} cells logged now, {num_there} were there already, {num_failed} failed.")
-    _name_unfinished(cells, sweeps)
-    return 1 if num_failed else 0
+    from greenlab import landing  # a second that --help does not wait for
 
-
-def _name_unfinished(cells: Sequence[Path], ended: Sequence[Path]) -> None:
-    """Say which sweeps have not ended, and how they go on."""
-    names = {records.read_cell(cell).sweep for cell in cells if not set(ended) & set(cell.parents)}
-    for name in sorted(names - {""}):
-        print(f"sweep {name} has not ended. Where it runs no more, resume={name} goes on with it.")
-
-
-def is_landed(folder: Path, store: Store) -> bool:
-    """Whether a cell's record is in the store, completely."""
-    has_record = (folder / records.RECORD_FILE).exists()
-    return has_record and store.has(records.read_cell(folder).uid)
-
-
-def sync(folder: Path, store: Store) -> str:
-    """Land one cell's folder; returns its status and the link of its run.
-
-    Raises:
-        GreenlabError: it is being measured or logged, or its record is damaged.
-    """
-    with hold(folder):
-        if not (folder / records.RECORD_FILE).exists():
-            message = "greenlab itself was killed while this cell ran"
-            record = Record(
-                status="KILLED",
-                cell=records.read_cell(folder),
-                ended_at_s=max(path.stat().st_mtime for path in folder.iterdir()),
-                failure=Failure(kind="killed", message=message),
-                account=read_account(folder),
-            )
-            records.write_record(folder, record)
-        status = records.read_record(folder).status
-        link = store.run_link(store.land(folder))
-        (folder / UNSYNCED_FILE).unlink(missing_ok=True)
-    return f"{status} {link}"
-
-
-def sync_sweep(folder: Path, store: Store) -> str:
-    """Land what came of a multirun; returns its status and the link of its run."""
-    end = records.read_sweep(folder)
-    return f"{end.status} {store.run_link(store.land_sweep(end))}"
-
-
-def _settings(folder: Path, tracking_uri: str | None, experiment: str | None) -> Mlflow:
-    """Where the cell in `folder` was to be logged, or any cell of the multirun in it."""
-    cell = folder if (folder / records.CELL_FILE).exists() else _first_cell(folder)
-    used = records.read_cell(cell).config["mlflow"]
-    uri = tracking_uri or used["tracking_uri"]
-    if uri and ":***@" in uri:
-        raise GreenlabError(f"the password of {uri} is not stored: give --tracking-uri")
-    return Mlflow(tracking_uri=uri, experiment=experiment or used["experiment"])
-
-
-def _first_cell(folder: Path) -> Path:
-    return records.cell_folders(folder)[0]
+    try:
+        return landing.land_folders(arguments.folders, arguments.tracking_uri, arguments.experiment)
+    except GreenlabError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -489,6 +489,7 @@ def _params(record: Record) -> dict[str, str]:
         "repetition": str(record.cell.repetition),
         "epochs": str(settings["phase"]["epochs"]),
         "device": record.measurement.device if record.measurement else "",
+        "placement": record.measurement.placement if record.measurement else "",
     }
     if record.measurement is not None and (how := record.measurement.execution) is not None:
         params |= {key: str(value).lower() for key, value in asdict(how).items()}

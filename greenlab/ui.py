@@ -9,7 +9,6 @@ import os
 import socket
 import sys
 
-from greenlab import tracking
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError
 from greenlab.terminal import open_console
@@ -22,6 +21,8 @@ def main() -> None:
     parser.add_argument("--tracking-uri", help="default: $MLFLOW_TRACKING_URI, else ./mlflow.db")
     parser.add_argument("--experiment", default=Mlflow().experiment)
     arguments = parser.parse_args()
+    from greenlab import tracking  # half a second that --help does not wait for
+
     try:
         store = tracking.open_store(
             Mlflow(tracking_uri=arguments.tracking_uri, experiment=arguments.experiment)

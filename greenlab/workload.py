@@ -105,8 +105,10 @@ def build_workload(config: Config, device: torch.device) -> Workload:
     order.manual_seed(config.seed)
     num_samples = config.dataset.num_samples
 
+    kind = data.choose_batches(config.dataset, loaded, device)
+
     def batches(split: data.Split, *, train: bool) -> Batches:
-        return Batches(
+        return kind(
             split,
             batch_size=config.batch_size.size,
             device=device,

@@ -10,9 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from greenlab.errors import GreenlabError
-
-COMMANDS = ("export", "compare", "backtest")
-"""Modules with `add_arguments(parser)` and `main(arguments) -> int`; the first is the default."""
+from multirun_analysis.commands import COMMANDS, DEFAULT
 
 NEEDED = ("IPython", "ipykernel", "jupytext", "nbclient", "nbconvert", "sqlalchemy")
 """What greenlab's `analysis` extra brings."""
@@ -20,7 +18,7 @@ NEEDED = ("IPython", "ipykernel", "jupytext", "nbclient", "nbconvert", "sqlalche
 
 def main(argv: Sequence[str], door: str = "") -> int:
     """Run a command and return the exit code; `door` is the module that was typed instead."""
-    name, rest = (argv[0], argv[1:]) if argv and argv[0] in COMMANDS else (COMMANDS[0], argv)
+    name, rest = (argv[0], argv[1:]) if argv and argv[0] in COMMANDS else (DEFAULT, argv)
     if missing := [library for library in NEEDED if find_spec(library) is None]:
         print(
             f"{door or 'multirun_analysis'}: {', '.join(missing)} missing. Install them with "
@@ -28,15 +26,16 @@ def main(argv: Sequence[str], door: str = "") -> int:
             file=sys.stderr,
         )
         return 2
-    command = import_module(f"multirun_analysis.{name}")
     parser = argparse.ArgumentParser(
         prog=f"python -m {door or f'multirun_analysis {name}'}",
-        description=command.__doc__,
+        description=COMMANDS[name].__doc__,
         epilog=None if door else "Commands: " + ", ".join(f"{other} --help" for other in COMMANDS),
     )
-    command.add_arguments(parser)
+    COMMANDS[name](parser)
+    arguments = parser.parse_args(rest)
+    command = import_module(f"multirun_analysis.{name}")  # seconds, for pandas and SciPy
     try:
-        return int(command.main(parser.parse_args(rest)))
+        return int(command.main(arguments))
     except GreenlabError as error:
         print(f"{door or 'multirun_analysis'}: {error}", file=sys.stderr)
         return 2

@@ -1,22 +1,14 @@
-"""Predictions of profiles held against the full runs that they speak of: how good were they?
-
-Every full run of an experiment is held against the newest profile (phase=profile) of its job on the
-same machine. Printed are how often the truth lay in the 95 % interval and the mean absolute error:
-over all pairs, by phase, by model, and for shorter profiles, made by leaving out the last stretches
-of each. Machines and sources are never pooled; ~ stands before energy that is modelled.
-"""
+"""Predictions of profiles held against the full runs that they speak of; commands.py says more."""
 
 import argparse
 import json
 import math
 import sys
 from collections.abc import Hashable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pandas import DataFrame
 
-from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError
 from greenlab.metrics import two_digits
 from multirun_analysis import hits, predictions, runs
@@ -34,20 +26,6 @@ BRIEF = ("by_model", "by_length")
 """Printed without gross energy, which the JSON has."""
 BY = {"by_phase": ["phase"], "by_model": ["model"]}
 LABELS = {"phase": "phase", "model": "model", "max_stretches": "at most"}
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what `backtest` takes."""
-    parser.add_argument("--tracking-uri", help="default: $MLFLOW_TRACKING_URI, else ./mlflow.db")
-    parser.add_argument("--experiment", default=Mlflow().experiment, help="default: %(default)s")
-    parser.add_argument(
-        "--sweep",
-        default=runs.ALL,
-        help="profiles and full runs of these sweeps alone, `A,B` or `newest`; default: all",
-    )
-    parser.add_argument("--where", help="some full runs: \"model == 'lenet'\"")
-    parser.add_argument("--json", action="store_true", help="print the same for programs to read")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every pair there too")
 
 
 def main(arguments: argparse.Namespace) -> int:

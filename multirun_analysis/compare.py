@@ -1,16 +1,10 @@
-"""One sweep against another, from the command line, and a gate for CI.
-
-Before and after a change, two machines, two power limits: `python -m multirun_analysis compare
-BEFORE AFTER --gate 1.05` prints the ratios B / A and exits 1 where B is significantly worse than
-the gate, so that a test of energy can stand in CI beside the tests of behaviour.
-"""
+"""One sweep against another, from the command line, and a gate for CI; commands.py says more."""
 
 import argparse
 import json
 import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 from pandas import DataFrame
@@ -19,6 +13,7 @@ from greenlab import tracking
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError
 from multirun_analysis import pairing, stores
+from multirun_analysis.commands import ALL, METRICS, NEWEST, PREVIOUS
 from multirun_analysis.contrast import (
     COLUMNS,
     MIN_CELLS,
@@ -31,43 +26,16 @@ from multirun_analysis.contrast import (
     plain,
 )
 from multirun_analysis.pairing import NotComparableError
-from multirun_analysis.runs import ALL, NEWEST, NothingToShow, Runs, load
+from multirun_analysis.runs import NothingToShow, Runs, load
 
 __all__ = [
     "Comparisons",
-    "add_arguments",
     "compare",
     "earlier_sweep",
     "for_notebook",
     "gate",
     "main",
 ]
-
-PREVIOUS = "previous"
-METRICS = ("energy/net_per_sample_j", "time/per_sample_s")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare what `compare` takes."""
-    named = f"a sweep's name, `{NEWEST}` or `{PREVIOUS}`"
-    parser.add_argument("a", metavar="A", help=f"what is compared with: {named}")
-    parser.add_argument("b", metavar="B", help=f"what is judged: {named}")
-    parser.add_argument(
-        "--metric", action="append", help=f"may be repeated; default: {' and '.join(METRICS)}"
-    )
-    parser.add_argument(
-        "--gate",
-        type=_factor,
-        metavar="RATIO",
-        help="exit 1 where B is significantly worse than RATIO times A, 2 where none can tell",
-    )
-    parser.add_argument("--where", help="some cells of both: \"model == 'lenet'\"")
-    parser.add_argument("--series-a", help="which of A's series, where it has several")
-    parser.add_argument("--series-b", help="which of B's series, where it has several")
-    parser.add_argument("--tracking-uri", help="default: $MLFLOW_TRACKING_URI, else ./mlflow.db")
-    parser.add_argument("--experiment", default=Mlflow().experiment)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it there too")
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write the table there too")
 
 
 def main(arguments: argparse.Namespace) -> int:
@@ -134,13 +102,6 @@ def earlier_sweep(found: Runs) -> str:
         "the change that is to be judged, with repetitions=3 both times; or name any sweep with "
         "AGAINST="
     )
-
-
-def _factor(text: str) -> float:
-    value = float(text)
-    if not (0 < value < math.inf):
-        raise argparse.ArgumentTypeError(f"{text}: a ratio above 0 is wanted, such as 1.05")
-    return value
 
 
 def _refuse(error: GreenlabError) -> int:

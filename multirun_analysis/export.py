@@ -25,6 +25,7 @@ from greenlab.errors import GreenlabError, OutputError, StoreUnavailableError, f
 from greenlab.terminal import open_console
 from multirun_analysis import execute, pages, publish
 from multirun_analysis import runs as mlflow_runs
+from multirun_analysis.commands import ALL, PREVIOUS
 from multirun_analysis.execute import Executed, Parameters
 from multirun_analysis.pages import Section
 from multirun_analysis.runs import Runs
@@ -35,28 +36,9 @@ ORDER = (
     *("claims", "pareto", "advice", "compare", "profiles", "quality"),
 )
 """Others in the folder come after these."""
-EXPORTS = Path("multirun_analysis/exports")
 MANIFEST = "manifest.json"
 """What was published, by which notebook; marks a folder as an export that may be replaced."""
 LOGGED_UNDER = "analysis"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `export`."""
-    parser.add_argument("--tracking-uri", help="default: $MLFLOW_TRACKING_URI, else ./mlflow.db")
-    parser.add_argument("--experiment", default=Mlflow().experiment, help="default: %(default)s")
-    parser.add_argument("--sweep", help="a sweep's name, `A,B`, or `all`; default: the newest")
-    parser.add_argument(
-        "--where", help="only some cells: \"model == 'lenet' and batch_size >= 64\""
-    )
-    parser.add_argument("--against", help="the sweep that `compare` holds it against")
-    parser.add_argument("--only", help="some notebooks: macs,claims")
-    parser.add_argument(
-        "--output", type=Path, default=EXPORTS, help="where <sweep>/ goes; default: %(default)s"
-    )
-    parser.add_argument(
-        "--log", action="store_true", help="log the export to the sweep's run in MLflow as well"
-    )
 
 
 def main(arguments: argparse.Namespace, notebooks: Path = NOTEBOOKS) -> int:
@@ -72,7 +54,7 @@ def main(arguments: argparse.Namespace, notebooks: Path = NOTEBOOKS) -> int:
     )
     _refuse_empty(runs)
     _refuse_unknown_against(runs, arguments.against)
-    sweep = mlflow_runs.ALL if runs.is_whole else ",".join(runs.sweep_names)
+    sweep = ALL if runs.is_whole else ",".join(runs.sweep_names)
     parameters = Parameters(
         tracking_uri=tracking.resolve_uri(Mlflow(tracking_uri=arguments.tracking_uri)),
         experiment=arguments.experiment,
@@ -115,7 +97,7 @@ def _refuse_empty(runs: Runs) -> None:
     if (runs.sweeps["status"] == "RUNNING").any():
         raise GreenlabError(
             f"{where}: it is running, and no cell has ended yet. Wait for the first, or take the "
-            f"sweep before (--sweep {mlflow_runs.PREVIOUS})"
+            f"sweep before (--sweep {PREVIOUS})"
         )
     raise GreenlabError(
         f"{where}: there are no cells to analyse. Run a sweep first (make demo), or take the "

@@ -19,16 +19,15 @@ from greenlab import tracking
 from greenlab.config import EXECUTION, Mlflow
 from greenlab.errors import GreenlabError, first_line
 from multirun_analysis import statistics, stores
+from multirun_analysis.commands import ALL, NEWEST, PREVIOUS
 from multirun_analysis.stores import Source, Table
 
-ALL = "all"
 PROFILE = "profile"
 PROFILES = "profiles: short stretches of both phases"
 """Why profiles are no cells; the page on profiles holds them against full runs."""
-NEWEST, PREVIOUS = "newest", "previous"
 PAPER_BATCH_SIZE = 128
 COMPONENTS = ("gpu", "cpu", "dram")
-FACTORS = ("model", "hardware", "phase", "dataset", "device", *EXECUTION)
+FACTORS = ("model", "hardware", "phase", "dataset", "device", "placement", *EXECUTION)
 NUMBERS = ("batch_size", "seed", "repetition", "epochs", "power_limit_w")
 TEXTS = {
     "sweep": "greenlab.sweep",
@@ -52,7 +51,7 @@ TEXTS = {
 """Columns and the tags that they are read from."""
 OF_SERIES = (
     *("machine", *(f"source_{c}" for c in COMPONENTS), "device", "power_limit_w"),
-    *EXECUTION,
+    *("placement", *EXECUTION),
 )
 """What two cells must share to be pooled, besides the settings of their work."""
 

@@ -9,7 +9,7 @@ from test_structure import imports
 PACKAGE = ROOT / "multirun_analysis"
 
 ROWS = [
-    {"statistics", "regression"},
+    {"statistics", "regression", "commands"},
     {"stores"},
     {"runs"},
     {"known_energy", "reference", "pairing", "style", "selection", "hits"},

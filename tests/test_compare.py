@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from pandas import DataFrame
 
+from multirun_analysis import commands, contrast, pairing
 from multirun_analysis import compare as command
-from multirun_analysis import contrast, pairing
 from multirun_analysis.contrast import Comparisons
 from multirun_analysis.figures import compare as figures
 from multirun_analysis.pairing import NotComparableError, Pair
@@ -408,7 +408,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def call(*texts: str) -> int:
         parser = argparse.ArgumentParser()
-        command.add_arguments(parser)
+        commands.compare(parser)
         return command.main(parser.parse_args(texts))
 
     return call

@@ -3,15 +3,19 @@
 import hashlib
 import io
 import math
+import os
 import pickle
 import pkgutil
 import socket
 import sys
 import tarfile
+import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,8 +26,16 @@ from sklearn.datasets import load_digits
 from torchvision.datasets import CIFAR10
 
 from greenlab import data
-from greenlab.config import Dataset
-from greenlab.data import Batches, Data, Split, pixel_statistics
+from greenlab.config import Dataset, Placement
+from greenlab.data import (
+    Batches,
+    Data,
+    ResidentBatches,
+    Split,
+    StreamedBatches,
+    pixel_statistics,
+    streaming,
+)
 from greenlab.errors import ConfigError, DataUnavailableError
 
 DIGITS = "greenlab.data.digits.load"
@@ -45,9 +57,16 @@ def numbered_split(num_samples: int, height: int = 6, width: int = 9) -> Split:
     )
 
 
-def batches_of(split: Split, num_samples: int, batch_size: int, *, seed: int | None) -> Batches:
+def batches_of(
+    split: Split,
+    num_samples: int,
+    batch_size: int,
+    *,
+    seed: int | None,
+    kind: type[Batches] = ResidentBatches,
+) -> Batches:
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    return Batches(
+    return kind(
         split,
         batch_size=batch_size,
         device=CPU,
@@ -103,7 +122,7 @@ def test_fewer_samples_than_images_are_the_first_ones() -> None:
 def test_pixels_are_normalised_per_channel() -> None:
     split = numbered_split(4)
     mean, std = (0.1, 0.5, 0.9), (0.2, 0.3, 0.4)
-    batches = Batches(
+    batches = ResidentBatches(
         split,
         batch_size=4,
         device=CPU,
@@ -134,7 +153,7 @@ def find_crops(original: NDArray[np.uint8], augmented: NDArray[np.uint8]) -> NDA
 
 
 def augmented_pass(split: Split, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    batches = Batches(
+    batches = ResidentBatches(
         split,
         batch_size=512,
         device=CPU,
@@ -174,12 +193,192 @@ def test_augmentation_leaves_the_split_alone() -> None:
     assert torch.equal(split.images, before)
 
 
+# --- resident and streamed
+
+
+def two_passes(
+    kind: type[Batches], split: Split, device: torch.device = CPU, **settings: Any
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    batches = kind(
+        split,
+        **{
+            "batch_size": 16,
+            "device": device,
+            "mean": (0.4, 0.5, 0.6),
+            "std": (0.2, 0.3, 0.4),
+            "num_samples": 150,
+            "shuffle_generator": torch.Generator(device=device).manual_seed(5),
+            "augment": True,
+        }
+        | settings,
+    )
+    return [batch for _ in range(2) for batch in batches]
+
+
+def assert_same_bits(kinds: Sequence[type[Batches]], *arguments: Any, **settings: Any) -> None:
+    resident, streamed = (two_passes(kind, *arguments, **settings) for kind in kinds)
+    assert len(resident) == len(streamed) == 2 * math.ceil(settings.get("num_samples", 150) / 16)
+    for (images, labels), (others, other_labels) in zip(resident, streamed, strict=True):
+        assert torch.equal(images, others)
+        assert torch.equal(labels, other_labels)
+        assert images.stride() == others.stride()
+
+
+KINDS = (ResidentBatches, StreamedBatches)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"augment": False},
+        {"augment": False, "shuffle_generator": None},
+        {"num_samples": 7},
+        {"num_samples": 16},
+    ],
+    ids=["augmented", "shuffled", "in_order", "less_than_a_batch", "one_batch"],
+)
+def test_streamed_batches_are_the_resident_ones_to_the_bit(
+    settings: dict[str, Any], memory_format: torch.memory_format
+) -> None:
+    assert_same_bits(KINDS, numbered_split(100), memory_format=memory_format, **settings)
+
+
+@pytest.mark.gpu
+def test_streamed_batches_are_the_resident_ones_to_the_bit_on_cuda() -> None:
+    split = numbered_split(3000, 32, 32)
+    for _ in range(5):  # a race would not show each time
+        assert_same_bits(KINDS, split, torch.device("cuda", 0), num_samples=4000)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("augment", [False, True])
+def test_batches_come_in_the_layout_asked_for(kind: type[Batches], augment: bool) -> None:
+    split = numbered_split(40)
+    plain = two_passes(kind, split, augment=augment)
+    last = two_passes(kind, split, augment=augment, memory_format=torch.channels_last)
+    for (images, _), (others, _) in zip(plain, last, strict=True):
+        assert images.is_contiguous()
+        assert others.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(images, others)
+
+
+def test_a_file_mapped_into_memory_is_streamed(tmp_path: Path) -> None:
+    split = numbered_split(100)
+    np.save(tmp_path / "images.npy", split.images.numpy())
+    mapped = torch.from_numpy(np.load(tmp_path / "images.npy", mmap_mode="c"))
+    on_disk = replace(split, images=mapped)
+    resident, streamed = two_passes(ResidentBatches, split), two_passes(StreamedBatches, on_disk)
+    for (images, _), (others, _) in zip(resident, streamed, strict=True):
+        assert torch.equal(images, others)
+
+
+def feeding_threads() -> list[str]:
+    return [one.name for one in threading.enumerate() if one.name.startswith("batches")]
+
+
+def test_a_streamed_pass_that_is_abandoned_leaves_no_thread() -> None:
+    batches = batches_of(numbered_split(100), 100, 4, seed=0, kind=StreamedBatches)
+    abandoned = iter(batches)
+    next(abandoned)
+    assert len(feeding_threads()) == 1
+    abandoned.close()  # type: ignore[attr-defined]  # as happens to one that nobody refers to
+    assert feeding_threads() == []
+    assert len(list(batches)) == 25
+    assert feeding_threads() == []
+
+
+def test_the_thread_is_a_few_batches_ahead_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    filled: list[int] = []
+    fill = streaming._Slot.fill
+    monkeypatch.setattr(
+        streaming._Slot,
+        "fill",
+        lambda slot, images, which: filled.append(len(which)) or fill(slot, images, which),
+    )
+    taken = iter(batches_of(numbered_split(100), 100, 4, seed=0, kind=StreamedBatches))
+    for number in range(1, 4):
+        next(taken)
+        # This one and those ahead of it, at most; less where the thread is not there yet.
+        assert number <= len(filled) <= number + streaming.NUM_AHEAD - 1
+    assert len(list(taken)) == 25 - 3
+    assert filled == [4] * 25
+
+
+def test_what_goes_wrong_in_the_thread_is_raised_in_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fill = streaming._Slot.fill
+
+    def fail_at_the_fifth(slot: Any, images: Any, which: Any) -> torch.Tensor:
+        if 16 in which:
+            raise OSError("the disk is gone")
+        return fill(slot, images, which)
+
+    monkeypatch.setattr(streaming._Slot, "fill", fail_at_the_fifth)
+    batches = iter(batches_of(numbered_split(40), 40, 4, seed=None, kind=StreamedBatches))
+    assert [len(labels) for _, labels in islice(batches, 4)] == [4] * 4
+    with pytest.raises(OSError, match="the disk is gone"):
+        next(batches)
+    assert feeding_threads() == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_pass_may_begin_in_inference_mode(kind: type[Batches]) -> None:
+    split = numbered_split(20)
+    expected = two_passes(kind, split, num_samples=20)
+    with torch.inference_mode():
+        seen = two_passes(kind, split, num_samples=20)
+    for (images, _), (others, _) in zip(expected, seen, strict=True):
+        assert torch.equal(images, others)
+
+
+# A tenth of a gigabyte that is free, half of it is for images. 3 × 32 × 32 bytes each, or 40 × 40
+# with the frame of what is augmented.
+@pytest.mark.parametrize(
+    ("placement", "augment", "num_train", "kind"),
+    [
+        ("auto", False, 13_000, ResidentBatches),  # (13,000 + 3,000) · 3,072 = 49.2 MB
+        ("auto", False, 14_000, StreamedBatches),  # (14,000 + 3,000) · 3,072 = 52.2 MB
+        ("auto", True, 8_000, ResidentBatches),  # 8,000 · 4,800 + 3,000 · 3,072 = 47.6 MB
+        ("auto", True, 9_000, StreamedBatches),  # 9,000 · 4,800 + 3,000 · 3,072 = 52.4 MB
+        ("resident", False, 14_000, ResidentBatches),
+        ("streamed", False, 10, StreamedBatches),
+    ],
+)
+def test_what_fits_in_half_of_free_memory_is_resident(
+    placement: str, augment: bool, num_train: int, kind: type[Batches]
+) -> None:
+    dataset = Dataset(_target_=DIGITS, placement=Placement[placement], augment=augment)
+    assert data.choose_batches(dataset, unwritten(num_train), CPU, lambda _: 100_000_000) is kind
+
+
+def test_images_that_cannot_be_resident_are_refused() -> None:
+    dataset = Dataset(_target_=DIGITS, placement=Placement.resident)
+    # (47,000 + 3,000) · 3,072 = 153.6 MB
+    with pytest.raises(DataUnavailableError, match=r"take 0\.2 GB and 0\.1 GB.*=streamed"):
+        data.choose_batches(dataset, unwritten(47_000), CPU, lambda _: 100_000_000)
+
+
+def unwritten(num_train: int) -> Data:
+    """CIFAR-10's shape in memory that nobody touches."""
+    train, test = (
+        Split(
+            images=torch.empty(number, 3, 32, 32, dtype=torch.uint8),
+            labels=torch.zeros(number, dtype=torch.int64),
+        )
+        for number in (num_train, 3_000)
+    )
+    return Data(train=train, test=test, mean=(0.5,) * 3, std=(0.2,) * 3, num_classes=10)
+
+
 @pytest.mark.gpu
 def test_no_step_waits_for_a_cuda_device() -> None:
     device = torch.device("cuda", 0)
     generator = torch.Generator(device=device)
     generator.manual_seed(0)
-    batches = Batches(
+    batches = ResidentBatches(
         numbered_split(64),
         batch_size=16,
         device=device,
@@ -518,3 +717,33 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, no_network: None)
 def test_cifar10_has_one_shape(tmp_path: Path, key: str, value: int) -> None:
     with pytest.raises(ConfigError, match=rf"dataset\.{key}={value}"):
         data.load(replace(cifar10_in(tmp_path), **{key: value}), seed=0)
+
+
+def test_cifar10_is_decoded_once_until_its_files_change(
+    tmp_path: Path,
+    put_archive: Callable[..., dict[str, NDArray[np.uint8]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put_archive()
+    first = data.load(cifar10_in(tmp_path), seed=0)
+    verified: list[str] = []
+    check = CIFAR10._check_integrity
+    monkeypatch.setattr(
+        CIFAR10, "_check_integrity", lambda self: verified.append("once") or check(self)
+    )
+    again = data.load(cifar10_in(tmp_path), seed=0)
+    assert torch.equal(again.train.images, first.train.images)
+    assert verified == []
+    os.utime(tmp_path / CIFAR10.base_folder / "data_batch_3", ns=(0, 1))
+    changed = data.load(cifar10_in(tmp_path), seed=0)
+    assert torch.equal(changed.train.images, first.train.images)
+    assert verified != []
+
+
+def test_cifar10s_files_that_are_damaged_are_unpacked_again(
+    tmp_path: Path, put_archive: Callable[..., dict[str, NDArray[np.uint8]]]
+) -> None:
+    put_archive()
+    first = data.load(cifar10_in(tmp_path), seed=0)
+    (tmp_path / CIFAR10.base_folder / "test_batch").write_bytes(b"garbage")
+    assert torch.equal(data.load(cifar10_in(tmp_path), seed=0).test.images, first.test.images)

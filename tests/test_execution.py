@@ -11,7 +11,8 @@ from torch import nn
 from greenlab import config as configuration
 from greenlab import execution, phases, preparation
 from greenlab.config import Config, MemoryFormat, Precision, job_signature, signature, to_dict, work
-from greenlab.errors import ConfigError, HardwareMismatchError
+from greenlab.errors import ConfigError, HardwareMismatchError, ModelError
+from greenlab.network import check_output
 from greenlab.workload import Workload, build_workload
 
 CPU = torch.device("cpu")
@@ -110,6 +111,13 @@ def test_a_model_that_takes_no_other_layout_keeps_its_own() -> None:
 
     assert choose(Views()) is torch.contiguous_format
     assert choose(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())) is torch.channels_last
+
+
+def test_a_layout_that_a_model_does_not_take_is_refused_with_the_way_out() -> None:
+    sample = torch.zeros(1, 3, 32, 32).to(memory_format=torch.channels_last)
+
+    with pytest.raises(ModelError, match="memory_format=auto takes it where"):
+        check_output(Views(), sample, make_config("memory_format=channels_last"))
 
 
 # ------------------------------------------------------------------------------ the allocator

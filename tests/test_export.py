@@ -21,7 +21,7 @@ from test_runs import SWEEP, Lab
 
 from greenlab.errors import GreenlabError, OutputError
 from multirun_analysis import __main__ as front_door
-from multirun_analysis import execute, export, publish
+from multirun_analysis import commands, execute, export, publish
 from multirun_analysis.runs import NothingToShow
 
 SHOWS = """
@@ -103,7 +103,7 @@ class Place:
 
     def arguments(self, *options: str) -> argparse.Namespace:
         parser = argparse.ArgumentParser()
-        export.add_arguments(parser)
+        commands.export(parser)
         where = ["--tracking-uri", self.lab.uri, "--output", str(self.output)]
         return parser.parse_args([*where, *options])
 

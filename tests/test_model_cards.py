@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, CommandLine
 
-from greenlab.model_cards import main
+from greenlab.models.__main__ import main
 
 OWN_MODEL = """
 from torch import nn

@@ -19,7 +19,7 @@ from pandas import DataFrame
 from test_command import QUICK
 
 from multirun_analysis import __main__ as front_door
-from multirun_analysis import claims, export, reference
+from multirun_analysis import claims, commands, reference
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
@@ -269,7 +269,7 @@ def test_every_choice_of_make_analysis_reaches_the_export(command: str) -> None:
     planned = make(ROOT, "-n", *shlex.split(command)[1:])
     words = planned.partition("-m multirun_analysis export")[2].replace("\\\n", " ")
     parser = argparse.ArgumentParser()
-    export.add_arguments(parser)
+    commands.export(parser)
     found = vars(parser.parse_args(shlex.split(words)))
     names = {"SWEEP": "sweep", "AGAINST": "against", "ANALYSIS": "only"}
     assert {name: found[key] for name, key in names.items()} == {

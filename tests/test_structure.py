@@ -16,7 +16,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "greenlab"
 
 ROWS = [
-    {"errors"},
+    {"errors", "logs"},
     {"energy", "targets", "simulated", "carbon"},
     {"config", "uncertainty"},
     {"record", "scaling"},
@@ -28,8 +28,8 @@ ROWS = [
     {"forecast_text"},
     {"description"},
     {"meters", "data", "models", "model_profile", "quality", "environment", "views"}
-    | {"network", "grid", "agenda", "machine_lock"},
-    {"account", "rivals", "trace_file"},
+    | {"network", "factors", "agenda", "machine_lock"},
+    {"account", "rivals", "trace_file", "grid"},
     {"execution", "cuda_graphs"},
     {"tracking", "sampler", "workload", "idle", "end_table", "ledger"},
     {"phases", "power_plot", "preflight"},
@@ -39,21 +39,21 @@ ROWS = [
     {"run", "survey"},
     {"plan_table"},
     {"planning"},
-    {"sync", "selftest", "multirun"},
+    {"landing", "selftest", "multirun"},
     {"resume"},
     {"sweep"},
-    {"__main__", "doctor", "ui", "model_cards", "advise", "backtest", "estimate"},
+    {"__main__", "sync", "doctor", "ui", "model_cards", "advise", "backtest", "estimate"},
 ]
 LEAVES = {"options", "terminal"}
 """Import nothing of greenlab's; whoever likes may import them."""
 
 HOMES = {
-    "hydra": {"config", "options", "grid", "run", "sweep", "multirun", "__main__"},
-    "omegaconf": {"config", "options", "grid", "run", "sweep", "resume", "__main__"},
+    "hydra": {"config", "options", "factors", "grid", "run", "sweep", "multirun", "__main__"},
+    "omegaconf": {"config", "options", "factors", "grid", "run", "sweep", "resume", "__main__"},
     "mlflow": {"tracking"},
     "zeus": {"meters.zeus_counters", "meters.power_limit", "environment"},
     "thop": {"model_profile"},
-    "psutil": {"environment", "meters.tdp_model", "machine_lock"},
+    "psutil": {"environment", "meters.tdp_model", "machine_lock", "data.placement"},
 }
 WITHOUT_TORCH = [
     "errors",

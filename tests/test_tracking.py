@@ -24,9 +24,10 @@ from filelock import FileLock
 from greenlab import record, views
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError, StoreUnavailableError, without_password
+from greenlab.landing import sync
 from greenlab.metrics import metrics
 from greenlab.record import Failure, Record, SweepEnd, SweepRun
-from greenlab.sync import main, sync
+from greenlab.sync import main
 from greenlab.trace_file import RowFile, write_trace
 from greenlab.tracking import MAX_SERIES_POINTS, Store, describe, open_store
 
@@ -151,6 +152,7 @@ def test_a_run_has_the_params_of_its_cell(finished: Any) -> None:
         "repetition": "1",
         "epochs": "2",
         "device": "cuda:0",
+        "placement": "resident",
     }
 
 

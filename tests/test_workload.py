@@ -125,3 +125,17 @@ def test_a_model_with_other_classes_than_the_data_is_refused() -> None:
     settings = make_config("+model.kwargs.num_classes=7")
     with pytest.raises(ModelError, match=r"gives \(1, 7\).*\(1, 10\).*dataset\.num_classes"):
         build_workload(settings, CPU)
+
+
+def test_what_is_learnt_does_not_depend_on_where_the_images_are() -> None:
+    resident, streamed = (
+        train_curve(2, "dataset.augment=true", f"dataset.placement={placement}")
+        for placement in ("resident", "streamed")
+    )
+    assert streamed == resident
+
+
+def test_images_that_fit_are_resident() -> None:
+    running = build()
+    assert running.train.placement == running.test.placement == "resident"
+    assert build("dataset.placement=streamed").train.placement == "streamed"

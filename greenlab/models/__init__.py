@@ -9,16 +9,21 @@ Weights are drawn from torch's generator, which `seed` seeds before a network is
 PyTorch draws them by default, in every layer of all of them: see `initialise`.
 """
 
-from torch import nn
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
-def initialise(network: nn.Module) -> nn.Module:
+def initialise(network: "nn.Module") -> "nn.Module":
     """Draw the weights of a torchvision network anew as PyTorch does by default.
 
     Convolutions and linear layers are uniform within ±1/√fan_in (`kaiming_uniform_` with a = √5),
     batch norm starts with 1 and 0. torchvision has other rules for most of its networks; one
     rule for all sixteen lets them be compared, and RegNet learn in a few epochs.
     """
+    from torch import nn  # not above: python -m greenlab.models --help imports this package
+
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
             layer.reset_parameters()

@@ -28,7 +28,6 @@ from greenlab.record import Source
 from greenlab.trace import ENERGY_SUFFIX, TIME, Columns
 from greenlab.uncertainty import Bracket, net_u95_j
 
-NUM_CELLS = 600
 MIN_COVERAGE, MAX_COVERAGE = 0.93, 0.97
 STEP_S = 0.005
 """Power is constant in between."""
