@@ -26,7 +26,7 @@ from greenlab.phases import PHASES, Ground, evaluate
 from greenlab.preflight import Place, preflight
 from greenlab.preparation import prepare_model, warm_up
 from greenlab.promise import comparable
-from greenlab.record import TRACE_FILE, Cell, Measurement, Outcome, Pass, Record, write_record
+from greenlab.record import Cell, Measurement, Outcome, Pass, Record, write_record
 from greenlab.sampler import Sampler
 from greenlab.workload import Workload, build_workload
 
@@ -116,8 +116,7 @@ def measure(workload: Workload, bench: Bench, place: Place, cell: Cell) -> Measu
     account.enter("evaluation")
     sampler.finish()
     conditions_after, counters = read_conditions(), meter.health()
-    trace_file.complete_trace(bench.folder)
-    columns = trace_file.read_trace(bench.folder / TRACE_FILE)
+    columns = trace_file.read_trace(trace_file.complete_trace(bench.folder))
     windows, idle = [one.window for one in passes], (before.window, after.window)
     return Measurement(
         device=str(place.device),

@@ -66,17 +66,20 @@ def _write(file: int, content: "bytes | array[float]", at: int) -> int:
     return num_bytes
 
 
-def complete_trace(folder: Path, rows_per_group: int = ROWS_PER_GROUP) -> None:
-    """Turn the rows that a cell has left into its trace; nothing where that has been done."""
-    path = folder / ROWS_FILE
+def complete_trace(folder: Path, rows_per_group: int = ROWS_PER_GROUP) -> Path:
+    """Turn the rows that a cell has left into its trace; nothing where that has been done.
+
+    Returns where the trace is, if there is one.
+    """
+    path, complete = folder / ROWS_FILE, folder / TRACE_FILE
     if not path.exists():
-        return
+        return complete
     with path.open("rb") as file:
         header = file.readline()
         if header.endswith(b"\n"):  # else it ended, or the disk was full, before the first sample
-            groups = _groups(file, json.loads(header), rows_per_group)
-            write_trace(folder / TRACE_FILE, groups)
+            write_trace(complete, _groups(file, json.loads(header), rows_per_group))
     path.unlink()
+    return complete
 
 
 def _groups(
