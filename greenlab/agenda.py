@@ -7,7 +7,7 @@ grid once per repetition, no factor does.
 
 import math
 import random
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -87,11 +87,15 @@ class Agenda:
         self._rules = rules
         self.is_auto = rules.repetitions == "auto"
         repetitions = FIRST_REPETITIONS if self.is_auto else rules.repetitions
-        self._open = arrange(num_cells, repetitions, rules.order, seed)
+        tasks = arrange(num_cells, repetitions, rules.order, seed)
+        self._open = OrderedDict.fromkeys(tasks)
         self._positions = {task: place for place, task in enumerate(self._open, start=1)}
         self._last = dict.fromkeys(range(num_cells), repetitions)
         self._tries = Counter[Task]()
         self._net_j: dict[int, list[float]] = {cell: [] for cell in range(num_cells)}
+        self._spread: dict[int, float] = {}
+        """Relative half-width of each cell's mean; of those without a number none, for more of the
+        same would not help."""
         self._given_up: set[int] = set()
         """Cells that failed for good: auto leaves them."""
         self.num_finished = self.num_failed = 0
@@ -130,25 +134,27 @@ class Agenda:
         if self.is_stopped:
             return []
         if not self._open and self.is_auto:
-            self._open = self._again()[:at_most]
+            self._open = OrderedDict.fromkeys(self._again()[:at_most])
             for task in self._open:
                 self._enter(task)
-        taken, self._open = self._open[:at_most], self._open[at_most:] if at_most else []
-        return taken
+        number = len(self._open) if at_most is None else min(at_most, len(self._open))
+        return [self._open.popitem(last=False)[0] for _ in range(number)]
 
     def settle(self, task: Task, result: Result) -> bool:
         """Hear what came of a task; returns whether it will be tried again."""
         self._enter(task)  # auto: one that the sweep came to before it was resumed
-        if task in self._open:
-            self._open.remove(task)
+        self._open.pop(task, None)
         if result.is_finished:
             self.num_finished += 1
             if result.net_j is not None:
-                self._net_j[task.cell].append(result.net_j)
+                values = self._net_j[task.cell]
+                values.append(result.net_j)
+                self._spread[task.cell] = relative_half_width(values)
             return False
         self._tries[task] += 1
         if result.is_transient and self._tries[task] <= self._rules.retries:
-            self._open.insert(0, task)
+            self._open[task] = None
+            self._open.move_to_end(task, last=False)
             return True
         self.num_failed += 1
         self._given_up.add(task.cell)
@@ -160,13 +166,10 @@ class Agenda:
         return [Task(cell=cell, repetition=self._last[cell] + 1) for cell in noisy]
 
     def _too_noisy(self) -> list[int]:
-        spread = {
-            cell: relative_half_width(values)
-            for cell, values in self._net_j.items()
-            if values and cell not in self._given_up  # none: more of the same would not help
-        }
-        noisy = [cell for cell, half in spread.items() if half > self._rules.target_rel_ci]
-        return sorted(noisy, key=lambda cell: -spread[cell])
+        limit = self._rules.target_rel_ci
+        noisy = [cell for cell, half in self._spread.items() if half > limit]
+        kept = [cell for cell in sorted(noisy) if cell not in self._given_up]
+        return sorted(kept, key=lambda cell: -self._spread[cell])
 
     @property
     def _most(self) -> int:
@@ -177,7 +180,5 @@ class Agenda:
         if not self.is_auto:
             return {}
         return {
-            cell: relative_half_width(self._net_j[cell])
-            for cell in self._too_noisy()
-            if self._last[cell] >= self._most
+            cell: self._spread[cell] for cell in self._too_noisy() if self._last[cell] >= self._most
         }

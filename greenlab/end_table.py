@@ -128,13 +128,14 @@ def _rows(groups: Sequence[Group]) -> tuple[dict[str, str], list[list[str]]]:
 def _settings(cells: Sequence[Record]) -> list[str]:
     """What each cell was given that not all were, and that no column of its own shows."""
     given = [record.cell.overrides for record in cells]
+    shared = set.intersection(*map(set, given)) if given else set()
     return [
         " ".join(
             override
             for override in own
             if (key := override.lstrip("+~").partition("=")[0]) not in OWN_COLUMN
             and key.partition(".")[0] not in UNSIGNED
-            and not all(override in others for others in given)
+            and override not in shared
         )
         for own in given
     ]

@@ -33,6 +33,8 @@ def sentence(record: Record) -> str:
 
 def stop_text(record: Record) -> str:
     """`stopped after 4 of 30 epochs, about 1.2 kJ saved (predicted)`; empty where it was not."""
+    if record.measurement is None or record.measurement.stopped_early is None:
+        return ""
     values = metrics(record)
     if "stopped/after_epochs" not in values:
         return ""

@@ -10,7 +10,7 @@ from pathlib import Path
 from hydra.core.utils import JobReturn
 
 from greenlab import config as configuration
-from greenlab import end_table, forecast_text, run, tracking
+from greenlab import end_table, energy, forecast_text, run, tracking
 from greenlab import ledger as ledgers
 from greenlab import record as records
 from greenlab.agenda import Agenda, Result, Task
@@ -19,7 +19,6 @@ from greenlab.end_table import Group
 from greenlab.errors import GreenlabError, first_line
 from greenlab.grid import Combination
 from greenlab.ledger import Ledger
-from greenlab.metrics import metrics
 from greenlab.record import Record, SweepEnd, SweepRun
 from greenlab.run import Ticket
 from greenlab.terminal import open_console
@@ -292,7 +291,15 @@ def _comparable_j(record: Record) -> float | None:
     is_cut_short = record.measurement is not None and record.measurement.stopped_early
     if record.verdict == "INVALID" or is_elsewhere or is_cut_short:
         return None
-    return metrics(record).get("energy/net_j")
+    return _net_j(record)
+
+
+def _net_j(record: Record) -> float | None:
+    """As metrics() has it, without all the rest."""
+    measured = record.measurement
+    if measured is None or not measured.active.energy_j:
+        return None
+    return energy.total(energy.net_energy_j(measured.active, measured.idle_w))
 
 
 def _ledger_entry(record: Record) -> dict[str, object]:
@@ -305,7 +312,7 @@ def _ledger_entry(record: Record) -> dict[str, object]:
         "signature": record.cell.signature,
         "status": record.status,
         "verdict": record.verdict,
-        "net_j": metrics(record).get("energy/net_j"),
+        "net_j": _net_j(record),
         "stage_j": record.account.stage_j if record.account else {},
         "failure": record.failure.message if record.failure else "",
     }

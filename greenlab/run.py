@@ -87,6 +87,8 @@ class Place:
 ticket: Ticket | None = None
 UNSYNCED_FILE = "unsynced"
 """In the folder of a cell that could not be logged: why."""
+WAITING_FILE = ".unsynced"
+"""In the folder of a sweep with such cells: looking for them takes longer the more cells it has."""
 
 
 def run(composed: DictConfig) -> float:
@@ -111,7 +113,7 @@ def run(composed: DictConfig) -> float:
     finally:  # also when it was stopped: there is a record of that too
         landed = land(folder, config) if (folder / records.RECORD_FILE).exists() else None
         if landed is not None and ticket:
-            _land_others(ticket.folder, config)
+            land_others(ticket.folder, config)
     report(record, alone=alone)
     if alone:
         if landed is not None:
@@ -360,6 +362,8 @@ def land(folder: Path, config: Config) -> str | None:
             folder,
         )
         _mark_unsynced(folder, first_line(error))
+        if ticket:
+            _mark_waiting(ticket.folder)
         return None
 
 
@@ -368,13 +372,21 @@ def _mark_unsynced(folder: Path, reason: str) -> None:
         (folder / UNSYNCED_FILE).write_text(reason)
 
 
-def _land_others(sweep_folder: Path, config: Config) -> None:
+def _mark_waiting(sweep_folder: Path) -> None:
+    with contextlib.suppress(OSError):  # the end of the sweep looks at every cell in any case
+        (sweep_folder / WAITING_FILE).touch()
+
+
+def land_others(sweep_folder: Path, config: Config) -> None:
     """Log what could not be logged before; the store answers again."""
-    if count_unsynced(sweep_folder):
+    waiting = sweep_folder / WAITING_FILE
+    if waiting.exists():
+        waiting.unlink(missing_ok=True)  # before they are looked for: it may be made anew meanwhile
         try:
             land_unsynced(sweep_folder, tracking.open_store(config.mlflow))
         except Exception as error:  # as above
             logger.warning("cells of before are still not in MLflow: %s", first_line(error))
+            _mark_waiting(sweep_folder)
 
 
 def land_unsynced(sweep_folder: Path, store: tracking.Store) -> None:

@@ -7,16 +7,18 @@ nothing: a run is found by its `greenlab.uid`, equal values are kept once, files
 import contextlib
 import json
 import logging
+import math
 import os
 import shutil
 import socket
 import sqlite3
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -35,6 +37,7 @@ from greenlab.errors import (
 from greenlab.hindsight import Known
 from greenlab.metrics import metrics, pass_metrics
 from greenlab.plan import Past
+from greenlab.prediction import KINDS
 from greenlab.record import Record, SweepEnd, SweepRun
 from greenlab.trace_file import complete_trace
 
@@ -44,6 +47,8 @@ MAX_SERIES_POINTS = 320
 """What MLflow's pages ask for of a series; more would be stored and never drawn."""
 MAX_TAG_CHARACTERS = 8000
 """MLflow's own limit, which it does not hold the tags of a new run to; a database server does."""
+MAX_BATCH = 1000
+"""Metrics, params and tags together that MLflow takes in one request."""
 MOST_COUNTERPARTS = 50
 """Full runs of a job, or profiles of it, that a landed cell is held against: the newest."""
 CONNECT_WITHIN_S = 5.0
@@ -108,14 +113,12 @@ class Store:
         """Log the record in `folder` as a run of its own; returns the run's id."""
         record = records.read_record(folder)
         complete_trace(folder)  # of a cell that was ended before it could
-        run_id = self._run_of(record)
-        tags = _tags(record)
-        if self.client.get_run(run_id).data.tags.get("greenlab.sync") == "complete":
+        run_id, is_complete = self._run_of(record)
+        if is_complete:
             return run_id
         ended_ms = round(record.ended_at_s * 1000)
-        self._log(run_id, _params(record), _metrics(record, ended_ms))
-        self._log(run_id, {}, _series(record, folder / records.TRACE_FILE))
-        self._tag(run_id, tags)
+        points = [*_metrics(record, ended_ms), *_series(record, folder / records.TRACE_FILE)]
+        self._log(run_id, points, params=_params(record), tags=_tags(record))
         for name in _ARTEFACTS:
             if (folder / name).exists():
                 self.client.log_artifact(run_id, str(folder / name))
@@ -135,8 +138,7 @@ class Store:
             others = self._counterparts(landed) if hindsight.is_usable(landed.record) else []
             for finding in hindsight.findings(landed, others) if others else ():
                 at_ms = round(finding.told_at_s * 1000)
-                self._log(finding.run_id, {}, _at(at_ms, finding.metrics))
-                self._tag(finding.run_id, finding.tags)
+                self._log(finding.run_id, _at(at_ms, finding.metrics), tags=finding.tags)
         except (MlflowException, GreenlabError, OSError, ValueError) as error:
             logger.warning(
                 "%s landed, but predictions were not held against it: %s",
@@ -149,23 +151,35 @@ class Store:
 
         With those of its own kind that began later: it is not the newest then.
         """
-        tags, is_profile = _tags(landed.record), landed.record.cell.is_profile
-        condition = (
+        cell = landed.record.cell
+        machine = landed.record.environment.machine if landed.record.environment else ""
+        same_job = (
             "tags.`greenlab.kind` = 'cell' and tags.`greenlab.sync` = 'complete' "
-            f"and tags.`greenlab.job` = '{tags['greenlab.job']}' "
-            f"and tags.`greenlab.machine` = '{tags['greenlab.machine']}' "
-            "and attributes.status = 'FINISHED'"
+            f"and tags.`greenlab.job` = '{job_signature(cell.config)}' "
+            f"and tags.`greenlab.machine` = '{machine}' "
+            "and tags.`greenlab.verdict` != 'INVALID' and attributes.status = 'FINISHED'"
         )
-        own, others = [], []
-        for run in self._search(condition):
-            if run.data.tags.get("greenlab.verdict") == "INVALID":
-                continue
-            if _is_profile(run.data.tags) != is_profile:
-                others.append(run.info.run_id)
-            elif run.info.start_time > 1000 * landed.record.cell.started_at_s + 1:
-                own.append(run.info.run_id)
-        chosen = [*own, *others[:MOST_COUNTERPARTS]] if others else []
-        return [Known(run_id=run_id, record=self.record_of(run_id)) for run_id in chosen]
+        kinds = KINDS if cell.is_profile else [PhaseKind.profile.name]
+        others = [run for kind in kinds for run in self._newest_of_kind(kind, same_job)]
+        if not others:  # as a rule; an experiment may hold thousands of the cell's own kind
+            return []
+        others.sort(key=lambda run: -run.info.start_time)
+        later = f"{same_job} and attributes.start_time > {math.floor(1000 * cell.started_at_s + 1)}"
+        own = [run for run in self._search(later) if _is_profile(run.data.tags) == cell.is_profile]
+        run_ids = [run.info.run_id for run in [*own, *others[:MOST_COUNTERPARTS]]]
+        return [Known(run_id=run_id, record=self.record_of(run_id)) for run_id in run_ids]
+
+    def _newest_of_kind(self, kind: str, condition: str) -> Sequence[Any]:
+        """Those alone are read that a cell may be held against."""
+        of_kind = f'tags.`greenlab.work` LIKE \'%"kind":"{kind}"%\''
+        found = self.client.search_runs(
+            [self.experiment_id],
+            f"{condition} and {of_kind}",
+            max_results=MOST_COUNTERPARTS,
+            order_by=["attributes.start_time DESC"],
+        )
+        is_profile = kind == PhaseKind.profile.name
+        return [run for run in found if _is_profile(run.data.tags) == is_profile]
 
     def record_of(self, run_id: str) -> Record:
         """The record that a cell left in the store."""
@@ -178,13 +192,15 @@ class Store:
         complete = f"tags.`greenlab.uid` = '{uid}' and tags.`greenlab.sync` = 'complete'"
         return bool(self.client.search_runs([self.experiment_id], complete, max_results=1))
 
-    def _run_of(self, record: Record) -> str:
+    def _run_of(self, record: Record) -> tuple[str, bool]:
+        """The cell's run, made where it has none, and whether all of it is there."""
         uid = record.cell.uid
         found = self.client.search_runs(
             [self.experiment_id], f"tags.`greenlab.uid` = '{uid}'", max_results=1
         )
         if found:
-            return str(found[0].info.run_id)
+            is_complete = found[0].data.tags.get("greenlab.sync") == "complete"
+            return str(found[0].info.run_id), is_complete
         run = self.client.create_run(
             self.experiment_id,
             start_time=round(record.cell.started_at_s * 1000),
@@ -196,19 +212,28 @@ class Store:
                 "greenlab.sweep": record.cell.sweep,
             },
         )
-        return str(run.info.run_id)
+        return str(run.info.run_id), False
 
-    def _log(self, run_id: str, params: dict[str, str], points: Sequence[Any]) -> None:
-        from mlflow.entities import Param
+    def _log(
+        self,
+        run_id: str,
+        points: Sequence[Any],
+        *,
+        params: Mapping[str, str] = MappingProxyType({}),
+        tags: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """All in one request, or few: each is a transaction, and reads the run again."""
+        from mlflow.entities import Param, RunTag
 
-        self.client.log_batch(run_id, params=[Param(key, value) for key, value in params.items()])
-        for start in range(0, len(points), 1000):  # more in one request is refused
-            self.client.log_batch(run_id, metrics=points[start : start + 1000])
-
-    def _tag(self, run_id: str, tags: dict[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        first = MAX_BATCH - len(params) - len(tags)
+        self.client.log_batch(
+            run_id,
+            metrics=points[:first],
+            params=[Param(key, value) for key, value in params.items()],
+            tags=[RunTag(key, value) for key, value in tags.items()],
+        )
+        for start in range(first, len(points), MAX_BATCH):
+            self.client.log_batch(run_id, metrics=points[start : start + MAX_BATCH])
 
     def _search(self, condition: str) -> Iterator[Any]:
         """Runs of the experiment, the newest first."""
@@ -332,8 +357,8 @@ class Store:
         if self.client.get_run(run_id).data.tags.get("greenlab.sync") == "complete":
             return run_id
         ended_ms = round(end.ended_at_s * 1000)
-        self._log(run_id, {}, _at(ended_ms, end.metrics))
-        self._tag(run_id, {"mlflow.note.content": end.table})
+        note = {"mlflow.note.content": _as_note(end.table)}
+        self._log(run_id, _at(ended_ms, end.metrics), tags=note)
         self.client.log_text(run_id, end.table, "table.md")
         self.client.log_dict(run_id, end.ledger, "ledger.json")
         self.client.set_terminated(run_id, end.status, end_time=ended_ms)
@@ -600,6 +625,15 @@ def _series(record: Record, trace: Path) -> list[Any]:
             if len(rows)
         ]
     return points
+
+
+def _as_note(table: str) -> str:
+    """What of a long table MLflow keeps as a description: whole rows."""
+    if len(table) <= MAX_TAG_CHARACTERS:
+        return table
+    more = "\n\nThe table goes on in the artefact table.md."
+    kept, _, _ = table[: MAX_TAG_CHARACTERS - len(more)].rpartition("\n")
+    return kept + more
 
 
 def _at(timestamp_ms: int, values: dict[str, float]) -> list[Any]:
