@@ -303,7 +303,8 @@ def _series(cells: DataFrame) -> Series:
     """A label for what may be pooled; it names only what differs, the machine and the modelled."""
     if cells.empty:
         return Series(dtype=str)
-    facets = cells[list(OF_SERIES)].astype(object).where(cells[list(OF_SERIES)].notna(), "")
+    known = cells.reindex(columns=list(OF_SERIES))
+    facets = known.astype(object).where(known.notna(), "")
     limit_w = column(cells, "power/limit_gpu_w").round().astype(object)
     facets["limit in force W"] = limit_w.where(limit_w.notna(), "")
     facets = facets.join(_meters_that_differ(cells)).join(_settings_that_differ(cells))
