@@ -725,3 +725,20 @@ def test_work_leaves_out_where_and_how_it_was_metered(finished: Any) -> None:
     assert done["batch_size"] == {"size": 64}
     assert not {"min_active_s", "warmup_batches"} & done["phase"].keys()
     assert "folder" not in done["dataset"]
+
+
+# MLflow cuts a description at 8,000 characters, wherever that is in a row.
+def test_a_description_ends_with_a_whole_row_and_says_where_the_rest_is() -> None:
+    rows = [f"| cell {number} | {'x' * 80} |" for number in range(1000)]
+
+    note = tracking._as_note("\n".join(rows))
+
+    *kept, empty, more = note.splitlines()
+    assert len(note) <= 8000
+    assert kept == rows[: len(kept)]
+    assert len(kept) > 80
+    assert (empty, more) == ("", "The table goes on in the artefact table.md.")
+
+
+def test_a_table_that_fits_is_the_description() -> None:
+    assert tracking._as_note("| one | row |") == "| one | row |"
