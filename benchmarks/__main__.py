@@ -38,9 +38,9 @@ class Benchmark:
 ALL = (
     Benchmark(module="training_loop", title="The loop beside the paper's"),
     Benchmark(module="overhead", title="What measuring adds to what is measured"),
-    Benchmark(module="data_loading", title="Data"),
-    Benchmark(module="startup", title="Start-up"),
-    Benchmark(module="sampler", title="The sampler"),
+    Benchmark(module="data_loading", title="Data", arguments=("--seconds", "0.5")),
+    Benchmark(module="startup", title="Start-up", arguments=("--starts", "5")),
+    Benchmark(module="sampler", title="The sampler", arguments=("--repetitions", "3")),
     Benchmark(module="grid_scale", title="Grids of 10, 100 and 1,000 cells"),
 )
 

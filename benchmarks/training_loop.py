@@ -24,7 +24,7 @@ from greenlab.config import BatchSize, Config, Dataset, Model, Phase, PhaseKind,
 
 PAPER, GREENLAB = "paper", "greenlab"
 BATCH_SIZE = 128
-SAMPLES = {"lenet": (6400, 3), "mobilenet_v2": (256, 2), "resnet18": (256, 2), "vgg16": (256, 2)}
+SAMPLES = {"lenet": (6400, 3), "mobilenet_v2": (256, 2), "resnet18": (128, 2), "vgg16": (128, 2)}
 """On a CPU: samples of a round of training, and how many times as many one of inference has; a
 second or two at least in the slower loop."""
 SAMPLES_ON_CUDA = (12_800, 2)
