@@ -225,3 +225,34 @@ def test_a_compiled_model_learns_the_same_and_is_compiled_before_the_passes() ->
     assert phases.evaluate(compiled).loss == pytest.approx(phases.evaluate(plain).loss, rel=1e-3)
     assert num_compiled > 0
     assert dynamo.counters["stats"]["unique_graphs"] == num_compiled  # nothing in the windows
+
+
+# ------------------------------------------------------------------------------------- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_graphs_change_nothing_but_the_launch(precision: str) -> None:
+    overrides = ("dataset=digits", "dataset.num_samples=80", "phase.learning_rate=0.02")
+    device = torch.device("cuda", 0)
+    losses = []
+    for graphs in ("false", "true"):  # batches of 32, 32 and 16
+        config = make_config(*overrides, f"precision={precision}", f"cuda_graphs={graphs}")
+        running = build_workload(config, device)
+        preparation.prepare_model(running)
+        preparation.warm_up(running)
+        losses.append([phases.train_one_epoch(running).outcome().loss for _ in range(3)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
+@pytest.mark.gpu
+def test_inference_is_replayed_on_each_batch_anew() -> None:
+    device = torch.device("cuda", 0)
+    outcomes = []
+    for graphs in ("false", "true"):
+        config = make_config("dataset.num_samples=80", "phase=inference", f"cuda_graphs={graphs}")
+        running = build_workload(config, device)
+        preparation.prepare_model(running)
+        outcomes.append(phases.infer_samples(running).outcome())
+    assert outcomes[1].loss == pytest.approx(outcomes[0].loss, rel=1e-5)
+    assert outcomes[1].accuracy == outcomes[0].accuracy
