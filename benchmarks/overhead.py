@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -107,15 +108,11 @@ def compare(model: str, repetitions: int, folder: Path) -> list[Figure]:
                 work()
 
         arms: dict[str, Callable[[], float]] = {
-            "measured": lambda ours=ours: measured(
-                workload, lambda: again(lambda: ours(workload)), folder
+            "measured": partial(
+                measured, workload, partial(again, partial(ours, workload)), folder
             ),
-            "bare": lambda bare=bare, batches=batches: take(
-                lambda: again(lambda: bare(workload, batches))
-            ),
-            "ready": lambda bare=bare, ready=ready: take(
-                lambda: again(lambda: bare(workload, ready))
-            ),
+            "bare": partial(take, partial(again, partial(bare, workload, batches))),
+            "ready": partial(take, partial(again, partial(bare, workload, ready))),
         }
         taken: dict[str, list[float]] = {name: [] for name in arms}
         for number in range(repetitions + 1):

@@ -1,6 +1,8 @@
 """Figures of cells that were really measured: the sweep kept under docs/results."""
 
+import json
 import math
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -160,3 +162,21 @@ def test_what_readme_says_of_profiles_is_in_the_files_that_it_names(name: str) -
         assert float(text) == pytest.approx(
             scale * whole[column].abs().mean(), abs=0.51 * 10**-digits
         )
+
+
+# -------------------------------------------------------------------------- greenlab's own speed
+
+
+def test_readmes_table_of_speed_is_what_was_measured() -> None:
+    section = (ROOT / "README.md").read_text().partition("## Speed")[2].partition("\n## ")[0]
+    [path] = [RESULTS / name for name in re.findall(r"results/(benchmarks-\S+?\.json)", section)]
+    measured = {
+        f"{one['name']}, {one['unit']}": f"{one['median']:.3g}"
+        for figures in json.loads(path.read_text())["benchmarks"].values()
+        for one in figures
+    }
+    table = section.partition("| median |")[2].splitlines()[2:]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table if "|" in line]
+
+    assert len(rows) >= 10
+    assert {row[0]: row[1] for row in rows}.items() <= measured.items()
