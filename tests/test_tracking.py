@@ -21,7 +21,7 @@ import pytest
 from conftest import ROOT, make_cell, make_config
 from filelock import FileLock
 
-from greenlab import record, trace, views
+from greenlab import record, trace, tracking, views
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError, StoreUnavailableError, without_password
 from greenlab.metrics import metrics
