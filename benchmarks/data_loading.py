@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from benchmarks.paper_loop import Pictures, as_the_paper_does
-from benchmarks.results import Figure, add_json_option, show, write_figures
+from benchmarks.results import Figure, open_parser, report
 from greenlab import data
 from greenlab.config import Dataset
 from greenlab.data import Batches, Data, ResidentBatches, StreamedBatches
@@ -196,20 +196,18 @@ def measure(rounds: int, seconds: float) -> list[Figure]:
 
 def main() -> int:
     """Measure, print the table, and write it down where that is asked for."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.data_loading", description=__doc__)
+    parser = open_parser("data_loading", __doc__)
     parser.add_argument("--seconds", type=float, default=0.8, help="per way and round")
     parser.add_argument("--rounds", type=int, default=5)
-    add_json_option(parser)
     parser.add_argument("--load", type=Path, help=argparse.SUPPRESS)  # of the process within
     options = parser.parse_args()
     if options.load is not None:
         print(time_load(options.load))
         return 0
     figures, machine = measure(options.rounds, options.seconds), describe_machine()
-    show(f"Loading and feeding images of CIFAR-10's shape: {machine}", figures)
-    if options.json is not None:
-        write_figures(options.json, figures)
-    return 0 if all(one.is_met for one in figures) else 1
+    return report(
+        f"Loading and feeding images of CIFAR-10's shape: {machine}", figures, options.json
+    )
 
 
 if __name__ == "__main__":

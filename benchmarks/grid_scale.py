@@ -33,7 +33,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from benchmarks.load_runs import clone
-from benchmarks.results import Figure, add_json_option, show, write_figures
+from benchmarks.results import Figure, open_parser, report
 from greenlab import config as configuration
 from greenlab import grid, run, tracking
 from greenlab import record as records
@@ -286,14 +286,9 @@ def figures(costs: dict[int, Costs]) -> list[Figure]:
 
 def main() -> int:
     """Go through all grids and print the table; see the module for the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.grid_scale",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = open_parser("grid_scale", __doc__)
     parser.add_argument("--cells", type=int, nargs="+", default=SIZES, help="default: 10 100 1000")
     parser.add_argument("--grid", nargs=2, help=argparse.SUPPRESS)
-    add_json_option(parser)
     options = parser.parse_args()
     if options.grid:
         folder = Path(options.grid[1])
@@ -303,10 +298,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="greenlab-") as name:
         measure_cell(Path(name) / "cell")
         found = figures({number: measure_apart(number, Path(name)) for number in options.cells})
-    show("Grids by their number of cells", found)
-    if options.json:
-        write_figures(options.json, found)
-    return 0 if all(one.is_met for one in found) else 1
+    return report("Grids by their number of cells", found, options.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ it is how long it takes, in the loop's own layout and allocator, on batches that
 limit can be reached: convolutions are not matrix products, and what fits the caches need not move.
 """
 
-import argparse
 import statistics
 import sys
 import time
@@ -18,7 +17,7 @@ from collections.abc import Callable
 
 import torch
 
-from benchmarks.results import Figure, add_json_option, show, write_figures
+from benchmarks.results import Figure, open_parser, report
 from benchmarks.training_loop import BATCH_SIZE, SAMPLES, configure
 from greenlab.model_profile import profile_model
 from greenlab.workload import build_workload
@@ -89,12 +88,7 @@ def examine(model: str, device: torch.device, flops: float, bandwidth: float) ->
 
 def main() -> int:
     """Measure the limits, then every model against them."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.limits",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_json_option(parser)
+    parser = open_parser("limits", __doc__)
     options = parser.parse_args()
     device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
     flops, bandwidth = flops_per_s(device), bytes_per_s(device)
@@ -104,10 +98,7 @@ def main() -> int:
     ]
     for model in SAMPLES:
         found += examine(model, device, flops, bandwidth)
-    show(f"Limits of a batch of {BATCH_SIZE} in inference", found)
-    if options.json:
-        write_figures(options.json, found)
-    return 0
+    return report(f"Limits of a batch of {BATCH_SIZE} in inference", found, options.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ asked for; their part is told by itself, from a bare loop over batches that lie 
 where the median of the pairs exceeds 1 %.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.results import Figure, add_json_option, show, write_figures
+from benchmarks.results import Figure, open_parser, report
 from benchmarks.training_loop import configure
 from greenlab.account import OpenAccount
 from greenlab.config import Hardware
@@ -139,23 +138,15 @@ def compare(model: str, repetitions: int, folder: Path) -> list[Figure]:
 
 def main() -> int:
     """Compare and print; see the module for the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.overhead",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = open_parser("overhead", __doc__)
     parser.add_argument("--models", default=",".join(SAMPLES), help="default: %(default)s")
     parser.add_argument("--repetitions", type=int, default=7, help="default: 7")
-    add_json_option(parser)
     options = parser.parse_args()
     found: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="greenlab-") as folder:
         for model in options.models.split(","):
             found += compare(model, options.repetitions, Path(folder))
-    show("What measuring adds", found)
-    if options.json:
-        write_figures(options.json, found)
-    return 0 if all(one.is_met for one in found) else 1
+    return report("What measuring adds", found, options.json)
 
 
 if __name__ == "__main__":

@@ -37,9 +37,23 @@ class Figure:
         return self.median <= float(limit) if sign == "≤" else self.median >= float(limit)
 
 
-def add_json_option(parser: argparse.ArgumentParser) -> None:
-    """`--json FILE`."""
+def open_parser(name: str, doc: str | None) -> argparse.ArgumentParser:
+    """The command line of a benchmark, described by its module, with `--json FILE`."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{name}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    return parser
+
+
+def report(title: str, figures: Sequence[Figure], path: Path | None) -> int:
+    """Print them, write them to `path` where there is one; returns 1 where a target is missed."""
+    show(title, figures)
+    if path is not None:
+        write_figures(path, figures)
+    return 0 if all(figure.is_met for figure in figures) else 1
 
 
 def write_figures(path: Path, figures: Sequence[Figure]) -> None:

@@ -31,7 +31,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.results import Figure, add_json_option, show, write_figures
+from benchmarks.results import Figure, open_parser, report
 from greenlab import trace
 from greenlab.account import OpenAccount
 from greenlab.config import Hardware
@@ -286,15 +286,10 @@ def measure(seconds: float, repetitions: int, settings: Sequence[tuple[str, floa
 
 def main() -> int:
     """Measure each setting and the long trace; see the module for the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sampler",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = open_parser("sampler", __doc__)
     parser.add_argument("--seconds", type=float, default=4.0, help="per window; default: 4")
     parser.add_argument("--repetitions", type=int, default=5, help="per setting; default: 5")
     parser.add_argument("--real", action="store_true", help="this machine's own counters")
-    add_json_option(parser)
     parser.add_argument("--period", type=float, help=argparse.SUPPRESS)  # of the process within
     parser.add_argument("--long", action="store_true", help=argparse.SUPPRESS)  # likewise
     options = parser.parse_args()
@@ -309,12 +304,9 @@ def main() -> int:
     with workstation() as machine:
         told = in_a_process(machine_environment(machine), "--long")
     figures = cost_figures(costs) + long_figures(LongTrace(**json.loads(told)))
-    show("What the sampler costs", figures)
     threads = {", ".join(cost.threads) for windows in costs.values() for cost in windows}
     print(f"threads: {'; '.join(sorted(threads))}")
-    if options.json:
-        write_figures(options.json, figures)
-    return 0 if all(figure.is_met for figure in figures) else 1
+    return report("What the sampler costs", figures, options.json)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ children's included. Another start of each, under `-X importtime`, counts the mo
 imports; torch, MLflow and pandas are hundreds each. Exits with 1 where a median is over a second.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.results import Figure, add_json_option, show, write_figures
+from benchmarks.results import Figure, open_parser, report
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = (
@@ -91,13 +90,8 @@ def to_figures(command: str, starts: Sequence[Start], num_modules: int) -> list[
 
 def main() -> int:
     """Measure and print the table; see the module for the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.startup",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = open_parser("startup", __doc__)
     parser.add_argument("--starts", type=int, default=7, help="of each command; default: 7")
-    add_json_option(parser)
     options = parser.parse_args()
     modules = {command: count_modules(command) for command in COMMANDS}  # and files are in memory
     starts: dict[str, list[Start]] = {command: [] for command in COMMANDS}
@@ -109,10 +103,7 @@ def main() -> int:
         for command, taken in starts.items()
         for figure in to_figures(command, taken, modules[command])
     ]
-    show("From start to end", figures)
-    if options.json:
-        write_figures(options.json, figures)
-    return 0 if all(one.is_met for one in figures) else 1
+    return report("From start to end", figures, options.json)
 
 
 if __name__ == "__main__":

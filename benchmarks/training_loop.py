@@ -9,7 +9,6 @@ their losses together). Where a counter can be read, the net joules of a sample 
 seconds; modelled ones never do. `--also precision=bf16` adds greenlab's loops with other settings.
 """
 
-import argparse
 import multiprocessing
 import sys
 import time
@@ -19,7 +18,7 @@ from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
-from benchmarks.results import Figure, add_json_option, show, write_figures
+from benchmarks.results import Figure, open_parser, report
 from greenlab.config import BatchSize, Config, Dataset, Model, Phase, PhaseKind, from_dict, to_dict
 
 PAPER, GREENLAB = "paper", "greenlab"
@@ -201,11 +200,9 @@ def figures(model: str, phase: str, by_arm: dict[str, list[Round]], on_cuda: boo
             times = [p.seconds / r.seconds for p, r in pairs]
             found.append(figure(about, "times as fast as the paper's", times, target))
             lean = [
-                p.net_j / r.net_j
-                for p, r in pairs
-                if p.net_j is not None and r.net_j is not None and r.net_j > 0
+                p.net_j / r.net_j for p, r in pairs if p.net_j is not None and r.net_j is not None
             ]
-            found.append(figure(about, "times as few J as the paper's", list(lean)))
+            found.append(figure(about, "times as few J as the paper's", lean))
     return [one for one in found if one is not None]
 
 
@@ -222,17 +219,12 @@ def figure(name: str, unit: str, values: Sequence[float | None], target: str = "
 
 def main() -> int:
     """Compare and print; exit code 1 where a ratio falls short of its target."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.training_loop",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = open_parser("training_loop", __doc__)
     parser.add_argument("--models", default=",".join(SAMPLES), help="default: %(default)s")
     parser.add_argument("--repetitions", type=int, default=5, help="default: 5")
     parser.add_argument(
         "--also", action="append", default=[], metavar="K=V[,K=V]", help="another loop of greenlab"
     )
-    add_json_option(parser)
     options = parser.parse_args()
     others = [
         Arm(name=f"greenlab {text}", overrides=tuple(map(split, text.split(","))))
@@ -245,10 +237,7 @@ def main() -> int:
     for model in options.models.split(","):
         for phase, by_arm in compare(model, arms, options.repetitions).items():
             found += figures(model, phase, by_arm, torch.cuda.is_available())
-    show("greenlab's loops beside the paper's", found)
-    if options.json:
-        write_figures(options.json, found)
-    return 0 if all(one.is_met for one in found) else 1
+    return report("greenlab's loops beside the paper's", found, options.json)
 
 
 def split(text: str) -> tuple[str, str]:

@@ -278,7 +278,7 @@ def _of_hardware(cells: DataFrame, question: Question) -> DataFrame:
         here = texts(own, name).replace("", BEFORE.get(name, ""))
         if not (here == value).any():
             raise RefusedError(
-                f"no cell of {question.machine} has {name}={value}, but {' and '.join(set(here))}, "
+                f"no cell of {question.machine} has {name}={value}, but {' and '.join(sorted(set(here)))}, "
                 f"and one does not tell of another. Measure some: {question.grid}"
             )
         own = own[here == value]

@@ -92,3 +92,7 @@ def test_ratios_are_taken_turn_by_turn() -> None:
     assert found["lenet train, greenlab", "times as few J as the paper's"] == [8.0, 2.0]
     assert found["lenet train, paper", "net J/sample"] == [0.08, 0.08]
     assert found["lenet train, paper", "samples/s"] == [50.0, 25.0]
+
+    below_idle = {"paper": rounds((2.0, 8.0)), "greenlab": rounds((0.5, -1.0))}
+    [lean] = [f for f in figures("lenet", "train", below_idle, False) if "few J" in f.unit]
+    assert lean.values == [-8.0]  # nonsense, and to be seen as such: a negative is not left out
