@@ -5,14 +5,17 @@ None changes what is computed, but for its rounding.
 """
 
 import ctypes
+import logging
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from greenlab.config import Allocator, Config, MemoryFormat, Precision
-from greenlab.errors import ConfigError, HardwareMismatchError
+from greenlab.errors import ConfigError, HardwareMismatchError, first_line
 from greenlab.record import Execution
+
+logger = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """mallopt's, from <malloc.h>."""
@@ -104,7 +107,8 @@ def choose_layout(config: Config, model: nn.Module, sample: Tensor) -> torch.mem
     try:
         with torch.no_grad():
             model.eval()(sample.to(memory_format=torch.channels_last))
-    except Exception:  # whatever a user's forward raises
+    except Exception as error:  # whatever a user's forward raises; check_output tries it again
+        logger.info("contiguous: channels_last is not what the model takes: %s", first_line(error))
         return torch.contiguous_format
     return torch.channels_last
 

@@ -277,8 +277,9 @@ def _of_hardware(cells: DataFrame, question: Question) -> DataFrame:
     for name, value in question.execution.items():
         here = texts(own, name).replace("", BEFORE.get(name, ""))
         if not (here == value).any():
+            others = " and ".join(sorted(set(here)))
             raise RefusedError(
-                f"no cell of {question.machine} has {name}={value}, but {' and '.join(sorted(set(here)))}, "
+                f"no cell of {question.machine} has {name}={value}, but {others}, "
                 f"and one does not tell of another. Measure some: {question.grid}"
             )
         own = own[here == value]
