@@ -8,7 +8,7 @@ READY := .venv/.ready
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan test test-slow test-gpu chaos check ui analysis doctor bench bench-meters wheel clean selftest
+.PHONY: help setup demo plan test test-slow test-gpu test-slurm test-ray chaos check ui analysis doctor bench bench-meters wheel clean selftest
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,14 @@ test-slow: setup  ## the tests that take longer
 
 test-gpu: setup  ## the tests that need a real NVIDIA GPU
 	$(BIN)/python -m pytest -n 0 -m gpu $(TESTS)
+
+test-slurm: setup  ## the tests on a real Slurm of one node, which they set up (as root: apt-get); 20 minutes
+	$(UV) sync --frozen --quiet --inexact --python-preference system --extra slurm
+	$(BIN)/python -m pytest -n 0 -m slurm $(or $(TESTS),tests/cluster)
+
+test-ray: setup  ## the tests on a real Ray cluster of two nodes, which they set up; 15 minutes
+	$(UV) sync --frozen --quiet --inexact --python-preference system --extra ray
+	$(BIN)/python -m pytest -n 0 -m ray $(or $(TESTS),tests/cluster)
 
 chaos: setup  ## kill a sweep twenty times at random and resume it, 10 minutes
 	$(BIN)/python -m pytest -n 0 -s -m chaos

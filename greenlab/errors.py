@@ -65,6 +65,10 @@ class MachineBusyError(GreenlabError):
     """Another greenlab measures on this machine, and is not to be waited for."""
 
 
+class NodeRefusedError(GreenlabError):
+    """A machine of a cluster is not what the cells need."""
+
+
 def first_line(error: BaseException) -> str:
     """What an error says in one line; the name of its kind where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
