@@ -626,7 +626,6 @@ class Config:
             f"repetitions is {given}; it must be a whole number, 1 or more, or auto",
         )
 
-
     def _check_machines(self) -> None:
         given = self.machines
         _require(

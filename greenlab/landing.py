@@ -1,6 +1,7 @@
 """Lands in MLflow what is on disk and not there yet, of cells and of sweeps that have ended."""
 
 import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from greenlab.errors import GreenlabError, first_line
 from greenlab.record import Failure, Record
 from greenlab.run import UNSYNCED_FILE, Ticket, hold
 from greenlab.tracking import Store, open_store
+
+ASIDE = re.compile(r"-try\d+$")
+"""Ends the name of the folder of an earlier try, which was lost, of the cell beside it."""
 
 
 def land_folders(folders: Sequence[Path], tracking_uri: str | None, experiment: str | None) -> int:
@@ -87,19 +91,23 @@ def close_unfinished(folder: Path, status: records.Status, message: str) -> None
 
 
 def close_lost(ticket: Ticket, message: str) -> Path | None:
-    """Close as failed a cell whose process a cluster has lost; returns its folder.
+    """Find a cell whose process a cluster has lost, and close it as failed where it has no record.
 
-    None where it did not begin, or on a disk that is not seen from here.
+    Returns its folder; None where it did not begin, or on a disk that is not seen from here.
     """
+    found = None
     for folder in records.cell_folders(ticket.folder):
         cell = records.read_cell(folder)
-        if (cell.sweep, cell.position) == (ticket.sweep, ticket.position):
-            with contextlib.suppress(GreenlabError), hold(folder):
-                if not (folder / records.RECORD_FILE).exists():
-                    close_unfinished(folder, "FAILED", message)
-                    (folder / UNSYNCED_FILE).write_text(message)
-                    return folder
-    return None
+        is_it = (cell.sweep, cell.position) == (ticket.sweep, ticket.position)
+        if is_it and cell.attempt >= ticket.attempt and not ASIDE.search(folder.name):
+            found = folder
+    if found is None:
+        return None
+    with contextlib.suppress(GreenlabError), hold(found):
+        if not (found / records.RECORD_FILE).exists():
+            close_unfinished(found, "FAILED", message)
+            (found / UNSYNCED_FILE).write_text(message)
+    return found
 
 
 def sync_sweep(folder: Path, store: Store) -> str:

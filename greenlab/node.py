@@ -39,6 +39,8 @@ def run_cell(
     """
     run.ticket, run.num_restarts = ticket, 0
     run.machine_name, run.allocation = whereabouts()
+    # Also so that there is a log before a signal's handler writes to it.
+    logger.info("%s on %s, for sweep %s", run.allocation, run.machine_name, ticket.sweep)
     assert ticket.home is not None
     _adopt(ticket.home)
     config = configuration.from_omegaconf(composed)

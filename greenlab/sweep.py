@@ -242,8 +242,8 @@ def _check_grid(config: DictConfig, grid: Sequence[Combination]) -> None:
         )
     if not is_here and rules.plan:
         raise ConfigError(
-            f"plan=true times cells on the machine where it is started, and hydra/launcher={chosen} "
-            "runs them on others; ask for the plan there, without the launcher"
+            "plan=true times cells on the machine where it is started, and "
+            f"hydra/launcher={chosen} runs them on others; ask for the plan there, without it"
         )
     if rules.plan and any(one.config.phase.kind is PhaseKind.profile for one in grid):
         raise ConfigError(

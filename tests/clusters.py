@@ -1,5 +1,6 @@
-"""What the tests on real clusters share: an installed greenlab, a user's folder, what they check."""
+"""What the tests on real clusters share: an installed greenlab, a user's folder, the checks."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -23,8 +24,14 @@ SCRIPTS = ROOT / "tests" / "cluster"
 DEMO = "lenet,resnet18,mobilenet_v2,vgg16,mine"
 """The demo's models, and one of the user's own."""
 SHORT = (
-    *("model=mine", "dataset=synthetic", "dataset.num_samples=64", "phase.warmup_batches=1"),
-    *("phase.min_active_s=4", "idle.settle_s=0", "idle.window_s=0.5", "order=sequential"),
+    *("model=mine", "phase=inference", "dataset=synthetic", "dataset.num_samples=64"),
+    *(
+        "phase.warmup_batches=1",
+        "phase.min_active_s=4",
+        "idle.settle_s=0",
+        "idle.window_s=0.5",
+        "order=sequential",
+    ),
 )
 """Cells that measure for some five seconds: long enough to be hit while they do."""
 
@@ -148,7 +155,7 @@ def windows(measured: Sequence[Record]) -> list[tuple[float, float]]:
 def overlaps(measured: Sequence[Record]) -> list[tuple[float, float]]:
     """Windows that began before the one before them had ended."""
     spans = windows(measured)
-    return [later for earlier, later in zip(spans, spans[1:], strict=False) if later[0] < earlier[1]]
+    return [later for earlier, later in itertools.pairwise(spans) if later[0] < earlier[1]]
 
 
 def statuses(runs: Sequence[Any]) -> list[str]:

@@ -17,12 +17,11 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 from test_multirun import GOLDEN, HERE, Lab
 
-from greenlab import config, landing, launchers, node, record, resume, run, sweep
+from greenlab import config, landing, launchers, node, record, run, sweep
 from greenlab.config import Config
 from greenlab.errors import ConfigError, GreenlabError, NodeRefusedError
 from greenlab.launchers import Job
 from greenlab.multirun import Multirun
-from greenlab.record import Record
 
 NOWHERE = run.Place(machine="", commit=HERE.commit)
 """What the launching machine says of itself, where it does not measure."""
@@ -324,7 +323,7 @@ def test_a_store_in_a_file_has_one_writer(workplace: Path, monkeypatch: pytest.M
     assert sweep._home([make_config()]).lands
 
 
-# ------------------------------------------------------------------------------------------ settings
+# ----------------------------------------------------------------------------------------- settings
 
 
 @pytest.mark.parametrize("given", ["some", "[]", "[a,a]", "3", "null"])

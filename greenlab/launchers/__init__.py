@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from hydra.core.utils import JobReturn, JobStatus
 
 from greenlab.errors import ConfigError
+
 if TYPE_CHECKING:  # half a second: not for --help or a refused option
     from greenlab.run import Ticket
 

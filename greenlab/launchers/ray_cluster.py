@@ -15,7 +15,7 @@ from typing import Any
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn
 from hydra_plugins.hydra_ray_launcher import ray_launcher
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import OmegaConf, open_dict
 
 from greenlab import node
 from greenlab.errors import ConfigError, GreenlabError, first_line
@@ -36,8 +36,7 @@ class RayLauncher(ray_launcher.RayLauncher):  # type: ignore[misc]
         """See Cluster."""
         self._connect()
         known = _machines()
-        resources = OmegaConf.to_container(self.ray_cfg.remote).get("resources") or {}
-        for name in resources:
+        for name in self._options.get("resources") or {}:
             if not any(name in one["Resources"] for one in known.values()):
                 raise ConfigError(
                     f"hydra/launcher=ray_cluster: no machine of the cluster offers {name!r}; start "
@@ -86,7 +85,8 @@ class RayLauncher(ray_launcher.RayLauncher):  # type: ignore[misc]
             ) from error
 
     def _submit(self, job: Job) -> Any:
-        from hydra_plugins.hydra_ray_launcher._launcher_util import launch_job_on_ray
+        import ray
+        from hydra_plugins.hydra_ray_launcher._launcher_util import _run_job
 
         assert self.config is not None
         assert self.hydra_context is not None
@@ -96,11 +96,14 @@ class RayLauncher(ray_launcher.RayLauncher):  # type: ignore[misc]
         with open_dict(composed):
             composed.hydra.job.id = str(job.number)
             composed.hydra.job.num = job.number
-        options = {**OmegaConf.to_container(self.ray_cfg.remote), **_place(job)}
         work = functools.partial(node.run_cell, ticket=job.ticket, whereabouts=whereabouts)
-        return launch_job_on_ray(
-            self.hydra_context, options, composed, work, Singleton.get_state()
-        )
+        remote = ray.remote(**self._options | _place(job))(_run_job)
+        return remote.remote(self.hydra_context, composed, work, Singleton.get_state())
+
+    @property
+    def _options(self) -> dict[str, Any]:
+        """What the preset asks Ray for."""
+        return dict(OmegaConf.to_container(self.ray_cfg.remote, resolve=True))  # type: ignore[arg-type]
 
 
 def whereabouts() -> tuple[str, str]:
@@ -156,7 +159,7 @@ def _cancel(waiting: dict[Any, Job]) -> None:
 
     if not waiting:
         return
-    logger.warning("cancelling %d cells that Ray has", len(waiting))
+    logger.warning("cancelling what Ray has yet of these cells: %d", len(waiting))
     for task in waiting:
         with contextlib.suppress(Exception):  # it has ended meanwhile
             ray.cancel(task)

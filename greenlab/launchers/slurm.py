@@ -83,7 +83,10 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]
         parallel = settings.pop("array_parallelism")
         if settings["gpus_per_node"] is None and device == "cuda":
             settings["gpus_per_node"] = 1
-        own = {"exclusive": True, "mem": "0"}  # the whole node: what else ran there would be metered
+        own = {
+            "exclusive": True,
+            "mem": "0",
+        }  # the whole node: what else ran there would be metered
         if machine:
             own["nodelist"] = machine
         base = {"timeout_min", "cpus_per_task", "gpus_per_node", "name"}
@@ -103,10 +106,10 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]
         with executor.batch():
             begun = [executor.submit(*self._call(job)) for job in jobs]
         logger.info(
-            "Slurm has %d cells, job %s%s",
-            len(jobs),
+            "Slurm's job %s%s: cells that wait for their turn: %d",
             begun[0].job_id.partition("_")[0],
             f" on {machine}" if machine else "",
+            len(jobs),
         )
         return dict(zip(begun, jobs, strict=True))
 
@@ -185,15 +188,17 @@ def _cancel(waiting: dict[Any, Job]) -> None:
     """End tasks that nobody waits for any more, so that each can still write what came of it."""
     if not waiting:
         return
-    logger.warning("cancelling %d cells that Slurm has", len(waiting))
+    logger.warning("cancelling what Slurm has yet of these cells: %d", len(waiting))
     with contextlib.suppress(OSError, subprocess.CalledProcessError):  # it says so itself
         subprocess.run(["scancel", *(task.job_id for task in waiting)], check=True)
+    jobs = ",".join({task.job_id.partition("_")[0] for task in waiting})
     ends_s = time.monotonic() + CANCELLED_WITHIN_S
-    left = list(waiting)
-    while left and time.monotonic() < ends_s:
+    while time.monotonic() < ends_s:  # they are in its queue until their last process has ended
         time.sleep(POLL_PERIOD_S)
-        left[0].watcher.update()
-        left = [task for task in left if not task.watcher.is_done(task.job_id, mode="cache")]
+        queue = ["squeue", "--noheader", "--format=%i", f"--jobs={jobs}"]
+        done = subprocess.run(queue, capture_output=True, text=True, check=False)
+        if not done.stdout.strip():  # or an error: it has forgotten them
+            return
 
 
 def _ask(*command: str) -> str:

@@ -93,7 +93,10 @@ def test_each_machine_runs_its_repetitions_of_the_whole_grid(user: User) -> None
     )
 
     assert result.returncode == 0, told(result)
-    ran = {(one.cell.node, one.cell.repetition, one.cell.choices["batch_size"]) for one in user.records()}
+    ran = {
+        (one.cell.node, one.cell.repetition, one.cell.choices["batch_size"])
+        for one in user.records()
+    }
     assert ran == {
         (node, repetition, size)
         for node, repetition in (("b", 1), ("a", 2), ("b", 3), ("a", 4))

@@ -1,5 +1,7 @@
 """A real Slurm of one node with accounting, used by an installed greenlab from another folder."""
 
+import contextlib
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -30,8 +32,6 @@ class Slurm:
         self.environment = {"SLURM_CONF": str(settings)}
 
     def ask(self, *command: str) -> str:
-        import os
-
         return subprocess.run(
             command,
             env=os.environ | self.environment,
@@ -51,6 +51,23 @@ class Slurm:
     def queued(self) -> list[str]:
         return self.ask("squeue", "--noheader", "--array", "--format=%i").split()
 
+    def put_back(self) -> None:
+        """Into service, whatever was done to the node."""
+        if "idle" not in self.ask("sinfo", "--noheader", "--format=%T"):
+            with contextlib.suppress(subprocess.CalledProcessError):  # it comes back by itself
+                self.ask("scontrol", "update", f"nodename={self.node}", "state=resume")
+
+    def clear(self) -> None:
+        """Nothing queued, nothing running, the node in service."""
+        if waiting := self.queued():
+            self.ask("scancel", *waiting)
+        wait_until(lambda: not self.queued())
+        wait_until(lambda: self.put_back() or self.is_idle)
+
+    @property
+    def is_idle(self) -> bool:
+        return self.ask("sinfo", "--noheader", "--format=%T") == "idle"
+
     def accounts(self) -> dict[str, str]:
         """State of every task that there ever was, as accounting has it."""
         table = self.ask("sacct", "--noheader", "--parsable2", "--format=JobID,State")
@@ -64,7 +81,11 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     folder = tmp_path_factory.mktemp("slurm")
     script = SCRIPTS / "slurm.sh"
     begun = subprocess.run(
-        [script, "up", folder], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [script, "up", folder],
+        check=False,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     if begun.returncode == 3:
         pytest.skip(begun.stderr.strip())
@@ -80,6 +101,7 @@ def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def user(binaries: Path, slurm: Slurm, tmp_path: Path) -> User:
+    slurm.clear()
     return new_user(binaries, tmp_path / "study", **slurm.environment)
 
 
@@ -112,8 +134,8 @@ def test_a_cancelled_task_fails_alone_and_resume_completes_the_grid(
     grid = (*ON_SLURM, *SHORT, "batch_size=4,8,16,32")
     with user.start(*grid) as greenlab:
         wait_until(lambda: len(user.records()) == 1)
-        [task] = wait_until(slurm.running)
-        wait_until(lambda: list(user.folder.glob(f"multirun/*/*/*/windows.jsonl")) and True)
+        wait_until(lambda: len(list(user.folder.glob("multirun/*/*/*/cell.json"))) == 2)
+        [task] = slurm.running()
         slurm.ask("scancel", task)
 
     assert greenlab.returncode == 1, user.said()
@@ -140,7 +162,7 @@ def test_a_node_that_goes_down_costs_one_cell_its_first_try(user: User, slurm: S
         wait_until(lambda: len(list(user.folder.glob("multirun/*/*/*/cell.json"))) == 2)
         slurm.ask("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
         wait_until(lambda: not slurm.running())
-        slurm.ask("scontrol", "update", f"nodename={node}", "state=resume")
+        slurm.put_back()
 
     assert greenlab.returncode == 0, user.said()
     cells = user.logged()
@@ -154,9 +176,7 @@ def test_a_node_that_goes_down_costs_one_cell_its_first_try(user: User, slurm: S
 def test_a_node_that_is_not_what_the_cells_need_stops_the_sweep_at_once(
     user: User, slurm: Slurm
 ) -> None:
-    result = user.run(
-        *ON_SLURM, *SHORT, "batch_size=4,8", "+hardware.cpu_name='Analytical Engine'"
-    )
+    result = user.run(*ON_SLURM, *SHORT, "batch_size=4,8", "hardware.cpu_name='Analytical Engine'")
 
     assert result.returncode == 1, told(result)
     assert f"{slurm.node} cannot run these cells" in result.stdout
