@@ -69,7 +69,7 @@ analysis: setup  ## figures and the paper's claims of the newest sweep; SWEEP= A
 doctor: setup  ## what can be measured on this machine
 	@$(BIN)/python -m greenlab.doctor || test $$? -eq 3
 
-bench: setup  ## greenlab's own speed: loops, overhead, start-up, sampler, grids; under 10 minutes
+bench: setup  ## greenlab's own speed: loops, overhead, start-up, sampler, grids; 17 minutes on two cores
 	$(BIN)/python -m benchmarks
 
 bench-meters: setup  ## greenlab beside Zeus, CodeCarbon and pyJoules over known joules, 5 minutes

@@ -74,6 +74,8 @@ class RayLauncher(ray_launcher.RayLauncher):  # type: ignore[misc]
         # What the shell that starts greenlab says of threads holds everywhere; where it says
         # nothing, Ray would give torch a single one. Nothing else goes: Ray shows these to anyone.
         threads = {THREADS_VARIABLE: os.environ.get(THREADS_VARIABLE, "")}
+        # It warns of hiding GPUs from who asks for none; _place asks wherever there is one.
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         settings: Any = OmegaConf.to_container(self.ray_cfg.init, resolve=True)
         logging.getLogger("ray").setLevel(logging.WARNING)
         try:

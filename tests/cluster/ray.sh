@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A real Ray cluster of two nodes, a and b, on this machine:
-#   tests/cluster/ray.sh up DIR BIN     starts it with BIN/ray; the head listens on port 16379
+#   tests/cluster/ray.sh up DIR BIN     starts it with BIN/ray; the head listens on port 6399
 #   tests/cluster/ray.sh down DIR BIN   stops it
 set -euo pipefail
 action=$1 dir=$(realpath -m "$2") ray=$3/ray
@@ -13,9 +13,9 @@ start() { # each with one machine to give away, whatever the cores say
 
 up() {
   mkdir -p "$dir"
-  start --head --port=16379 --node-name=a --include-dashboard=false --temp-dir="$dir/a"
-  start --address=127.0.0.1:16379 --node-name=b
-  "$ray" status --address=127.0.0.1:16379
+  start --head --port=6399 --node-name=a --include-dashboard=false --temp-dir="$dir/a"
+  start --address=127.0.0.1:6399 --node-name=b
+  "$ray" status --address=127.0.0.1:6399
 }
 
 down() { "$ray" stop --force >>"$dir/ray.log" 2>&1 || true; }

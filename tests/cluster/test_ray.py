@@ -23,7 +23,7 @@ from clusters import (
 )
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
-ON_RAY = ("-m", "hydra/launcher=ray_cluster", "hydra.launcher.ray.init.address=127.0.0.1:16379")
+ON_RAY = ("-m", "hydra/launcher=ray_cluster", "hydra.launcher.ray.init.address=127.0.0.1:6399")
 
 
 @pytest.fixture(scope="module")
