@@ -18,6 +18,8 @@ up() {
   "$ray" status --address=127.0.0.1:6399
 }
 
-down() { "$ray" stop --force >>"$dir/ray.log" 2>&1 || true; }
+down() { # its own processes: ray stop would end every cluster's on this machine
+  pkill -KILL -f "$dir/a/|--gcs-address=127.0.0.1:6399" || true
+}
 
 "$action"

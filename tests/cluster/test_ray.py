@@ -1,6 +1,7 @@
 """A real Ray cluster of two nodes on one machine, used by an installed greenlab."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -32,9 +33,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     # Ray's sockets lie in it, and their paths may have 107 characters.
     folder, binaries = Path(f"/tmp/greenlab-ray-{os.getpid()}"), Path(sys.executable).parent
     script = SCRIPTS / "ray.sh"
-    subprocess.run([script, "up", folder, binaries], check=True, stdout=subprocess.DEVNULL)
-    yield
-    subprocess.run([script, "down", folder, binaries], check=False)
+    try:
+        subprocess.run([script, "up", folder, binaries], check=True, stdout=subprocess.DEVNULL)
+        yield
+    finally:
+        subprocess.run([script, "down", folder, binaries], check=False)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")

@@ -89,9 +89,11 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
     )
     if begun.returncode == 3:
         pytest.skip(begun.stderr.strip())
-    assert begun.returncode == 0, begun.stderr
-    yield Slurm(folder / "slurm.conf")
-    subprocess.run([script, "down", folder], check=False)
+    try:
+        assert begun.returncode == 0, begun.stderr
+        yield Slurm(folder / "slurm.conf")
+    finally:
+        subprocess.run([script, "down", folder], check=False)
 
 
 @pytest.fixture(scope="module")
