@@ -291,13 +291,20 @@ def hold(folder: Path) -> Iterator[None]:
 
 
 def _measure(cell: Cell, folder: Path) -> Record:
-    process = _in_own_process(cell_process.measure_folder, folder)
+    process = None
     try:
+        process = _in_own_process(cell_process.measure_folder, folder)
         _wait_for(process)
-    except BaseException:  # Ctrl-C, SIGTERM: leave no process and no cell without a record
-        _stop(process)
+    except BaseException as error:  # Ctrl-C, SIGTERM: leave no process, no cell without a record
+        if ticket and ticket.home:  # Ray interrupts every two seconds, until the cell has ended
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if process is not None:
+            _stop(process)
         if not (folder / records.RECORD_FILE).exists():
-            _write_unfinished(cell, folder, "KILLED", "killed", "stopped by the user")
+            if isinstance(error, Exception):  # its scheduler's, as a rule: its time is up
+                _write_unfinished(cell, folder, "FAILED", "killed", first_line(error))
+            else:
+                _write_unfinished(cell, folder, "KILLED", "killed", "stopped by the user")
         raise
     _stop(process)  # what a model may have started and left behind
     if not (folder / records.RECORD_FILE).exists():

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ from greenlab.launchers import Job, failed
 logger = logging.getLogger(__name__)
 
 POLL_PERIOD_S = 1.0
+CONNECT_WITHIN_S = 5.0
 CANCELLED_WITHIN_S = 60.0
 """So long a cell has to write down what came of it."""
 THREADS_VARIABLE = "OMP_NUM_THREADS"
@@ -79,6 +81,7 @@ class RayLauncher(ray_launcher.RayLauncher):  # type: ignore[misc]
         settings: Any = OmegaConf.to_container(self.ray_cfg.init, resolve=True)
         logging.getLogger("ray").setLevel(logging.WARNING)
         try:
+            _reach(str(settings.get("address") or ""))
             ray.init(**settings, runtime_env={"env_vars": threads}, logging_level=logging.WARNING)
         except Exception as error:  # ConnectionError, and others of Ray's
             raise ConfigError(
@@ -106,6 +109,13 @@ class RayLauncher(ray_launcher.RayLauncher):  # type: ignore[misc]
     def _options(self) -> dict[str, Any]:
         """What the preset asks Ray for."""
         return dict(OmegaConf.to_container(self.ray_cfg.remote, resolve=True))  # type: ignore[arg-type]
+
+
+def _reach(address: str) -> None:
+    """Fail at once where Ray would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), CONNECT_WITHIN_S).close()
 
 
 def whereabouts() -> tuple[str, str]:
