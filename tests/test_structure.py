@@ -31,7 +31,8 @@ ROWS = [
     | {"network", "factors", "agenda", "machine_lock"},
     {"account", "rivals", "trace_file", "grid"},
     {"execution", "cuda_graphs"},
-    {"tracking", "sampler", "workload", "idle", "end_table", "ledger"},
+    {"tracking", "sampler", "workload", "idle", "end_table", "ledger", "serving"},
+    {"postgres"},
     {"phases", "power_plot", "preflight"},
     {"preparation"},
     {"experiment"},
@@ -42,7 +43,8 @@ ROWS = [
     {"landing", "selftest", "multirun"},
     {"resume"},
     {"sweep"},
-    {"__main__", "sync", "doctor", "ui", "model_cards", "advise", "backtest", "estimate"},
+    {"__main__", "sync", "doctor", "ui", "model_cards", "advise", "backtest", "estimate"}
+    | {"server"},
 ]
 LEAVES = {"options", "terminal"}
 """Import nothing of greenlab's; whoever likes may import them."""
@@ -51,6 +53,7 @@ HOMES = {
     "hydra": {"config", "options", "factors", "grid", "run", "sweep", "multirun", "__main__"},
     "omegaconf": {"config", "options", "factors", "grid", "run", "sweep", "resume", "__main__"},
     "mlflow": {"tracking"},
+    "psycopg": {"postgres"},
     "zeus": {"meters.zeus_counters", "meters.power_limit", "environment"},
     "thop": {"model_profile"},
     "psutil": {"environment", "meters.tdp_model", "machine_lock", "data.placement"},
