@@ -48,6 +48,8 @@ ROOT = Path(__file__).parent.parent
 EXPERIMENT = "writers"
 TABLES = ("runs", "params", "tags", "latest_metrics", "metrics")
 COMMITS = "SELECT xact_commit FROM pg_stat_database"
+Searches = dict[int, dict[str, list[float]]]
+"""Seconds by number of runs and kind of search."""
 PAUSE_S = 2.0
 """What a writer does after a landing that failed: in a sweep the next cell is measured then."""
 ARTEFACTS = ("config.yaml", "record.json", "trace.parquet", "power.png", "greenlab.log")
@@ -313,6 +315,7 @@ class Trial:
 
     landings: list[Landing]
     num_cells: int
+    is_restarted: bool
     took_s: float
     num_retries: int
     most_connections: int
@@ -322,12 +325,10 @@ class Trial:
     before: Spent
     after: Spent
     artefact_bytes: int
-    searches: dict[int, dict[str, list[float]]]
-    """Seconds by number of runs and kind of search."""
 
 
-def run(options: argparse.Namespace, place: Path) -> Trial:
-    """Measure a cell, copy it, serve, write, and look what is there."""
+def run(options: argparse.Namespace, place: Path) -> list[Figure]:
+    """Measure a cell, copy it, serve, write, look what is there, and search it."""
     source = place / "measured" / "cell"
     source.parent.mkdir()
     measure_cell(source)
@@ -335,12 +336,18 @@ def run(options: argparse.Namespace, place: Path) -> Trial:
         server = Server(database, place, num_workers=options.workers)
         try:
             server.start()
-            return _run_on(database, server, options, source)
+            trial = _land(database, server, options, source)
+            found = figures(trial)
+            keep(options, trial, found)  # as yet; searches may take as long again
+            cells = records.cell_folders(place / "cells")
+            found += search_figures(search_times(database, server, cells, options.runs))
+            keep(options, trial, found)
+            return found
         finally:
             server.stop()
 
 
-def _run_on(database: Database, server: Server, options: argparse.Namespace, source: Path) -> Trial:
+def _land(database: Database, server: Server, options: argparse.Namespace, source: Path) -> Trial:
     place = server.artefacts.parent
     folders = [place / "cells" / f"writer-{number:02}" for number in range(options.writers)]
     for number, folder in enumerate(folders):
@@ -367,6 +374,7 @@ def _run_on(database: Database, server: Server, options: argparse.Namespace, sou
     return Trial(
         landings=landings,
         num_cells=len(cells),
+        is_restarted=options.restart,
         took_s=took_s,
         num_retries=num_retries,
         most_connections=watch.most_connections,
@@ -375,7 +383,6 @@ def _run_on(database: Database, server: Server, options: argparse.Namespace, sou
         before=before,
         after=after,
         artefact_bytes=kept_bytes(server.artefacts),
-        searches=search_times(database, server, cells, options.runs),
     )
 
 
@@ -396,7 +403,7 @@ def _sync(folder: Path) -> float:
 
 def search_times(
     database: Database, server: Server, cells: Sequence[Path], sizes: Sequence[int]
-) -> dict[int, dict[str, list[float]]]:
+) -> Searches:
     """What looking for a cell, and reading a sweep, takes among so many runs, by their number."""
     found = {}
     _stand_for_sweeps(server, cells)
@@ -435,21 +442,27 @@ def grow(database: Database, num_runs: int) -> int:
         have = _number(connection, "SELECT count(*) FROM runs")
         if num_runs <= have:
             return have
-        connection.execute("CREATE TEMP TABLE copies AS SELECT run_uuid, "
-            "md5(run_uuid || n) AS copy, n FROM runs, generate_series(1, %s) n ORDER BY n LIMIT %s",
-            [num_runs // have + 1, num_runs - have])  # fmt: skip
+        # Named unlike the copies of another size, which are copied here themselves.
+        connection.execute(
+            "CREATE TEMP TABLE copies AS SELECT run_uuid, "
+            "md5(concat_ws('-', run_uuid, %s::text, n)) AS copy, "
+            "concat_ws('-', '', %s::text, n) AS sweep "
+            "FROM runs, generate_series(1, %s) n ORDER BY n LIMIT %s",
+            [num_runs, num_runs, num_runs // have + 1, num_runs - have],
+        )
         for table in TABLES[:-1]:
             query = sql.SQL("SELECT * FROM {} LIMIT 0").format(sql.Identifier(table))
             columns = [one.name for one in connection.execute(query).description or ()]
             connection.execute(
-                sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {} t JOIN copies c USING (run_uuid)")
-                .format(
+                sql.SQL(
+                    "INSERT INTO {} ({}) SELECT {} FROM {} t JOIN copies c USING (run_uuid)"
+                ).format(
                     sql.Identifier(table),
                     sql.SQL(", ").join(map(sql.Identifier, columns)),
                     sql.SQL(", ").join(_copied(table, name) for name in columns),
                     sql.Identifier(table),
                 )
-            )  # fmt: skip
+            )
         connection.execute("VACUUM ANALYZE")
     return num_runs
 
@@ -460,7 +473,7 @@ def _copied(table: str, column: str) -> sql.Composable:
     if (table, column) == ("tags", "value"):  # a cell of its own, in one of many sweeps
         return sql.SQL(
             "CASE t.key WHEN 'greenlab.uid' THEN c.copy "
-            "WHEN 'greenlab.sweep' THEN t.value || '-' || c.n ELSE t.value END"
+            "WHEN 'greenlab.sweep' THEN t.value || c.sweep ELSE t.value END"
         )
     return sql.SQL("t.{}").format(sql.Identifier(column))
 
@@ -487,10 +500,12 @@ def _search(
 
 
 def _sweeps(database: Database) -> list[str]:
-    """Three that have cells."""
+    """Three that have a run of their own."""
     with connect(database) as connection:
         rows = connection.execute(
-            "SELECT DISTINCT value FROM tags WHERE key = 'greenlab.sweep' AND value <> '' LIMIT 3"
+            "SELECT s.value FROM tags s JOIN tags k USING (run_uuid) "
+            "WHERE s.key = 'greenlab.sweep' AND k.key = 'greenlab.kind' AND k.value = 'sweep' "
+            "LIMIT 3"
         ).fetchall()
     return [str(value) for [value] in rows]
 
@@ -506,20 +521,21 @@ def _timed(does: Any) -> float:
 
 def figures(trial: Trial) -> list[Figure]:
     """What it took, and what it left."""
-    done = [one.took_s for one in trial.landings if not one.error]
-    done.sort()
-    spent, per = trial.after, 1 / trial.num_cells
+    done = sorted(one.took_s for one in trial.landings if not one.error)
+    spent, per = trial.after, 1 / len(done)
     cpu = {
         "server": spent.server_cpu_s - trial.before.server_cpu_s,
         "PostgreSQL": spent.database_cpu_s - trial.before.database_cpu_s,
         "writers": spent.writers_cpu_s - trial.before.writers_cpu_s,
     }
+    if trial.is_restarted:  # the first server has taken its account with it
+        del cpu["server"]
     found = [
         Figure(name=kind, unit="cells", values=[trial.faults[kind]], target="≤ 0")
         for kind in ("lost", "twice", "incomplete", "artefacts missing or altered")
     ]
     found += [
-        Figure(name="cells per second", unit="1/s", values=[trial.num_cells / trial.took_s]),
+        Figure(name="cells per second", unit="1/s", values=[len(done) / trial.took_s]),
         Figure(name="a landing", unit="s", values=[round(one, 4) for one in done]),
         Figure(name="a landing, 95th percentile", unit="s", values=[done[int(0.95 * len(done))]]),
         Figure(name="landings that failed", unit="", values=[len(trial.landings) - len(done)]),
@@ -556,15 +572,39 @@ def figures(trial: Trial) -> list[Figure]:
             unit="kB",
             values=[(spent.database_bytes - trial.before.database_bytes) * per / 1000],
         ),
-        Figure(name="artefacts, a cell", unit="kB", values=[trial.artefact_bytes * per / 1000]),
+        Figure(
+            name="artefacts, a cell",
+            unit="kB",
+            values=[trial.artefact_bytes / trial.num_cells / 1000],
+        ),
     ]
-    for size, kinds in trial.searches.items():
-        found += [
-            Figure(name=f"{kind}, among {size:,} runs", unit="s", values=taken)
-            for kind, taken in kinds.items()
-            if taken
-        ]
     return found
+
+
+def search_figures(searches: Searches) -> list[Figure]:
+    """What searches took."""
+    return [
+        Figure(name=f"{kind}, among {size:,} runs", unit="s", values=taken)
+        for size, kinds in searches.items()
+        for kind, taken in kinds.items()
+    ]
+
+
+def keep(options: argparse.Namespace, trial: Trial, found: Sequence[Figure]) -> None:
+    """Write the figures down where that is asked for, with what they depend on."""
+    if options.json is None:
+        return
+    errors = Counter(one.error for one in trial.landings if one.error)
+    content = {
+        "machine": describe_machine(),
+        "trial": {
+            key: getattr(options, key)
+            for key in ("writers", "cells", "processes", "workers", "restart")
+        },
+        "errors": dict(errors.most_common(10)),
+        "figures": [asdict(one) | {"median": one.median} for one in found],
+    }
+    options.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 def main() -> int:
@@ -583,25 +623,10 @@ def main() -> int:
         uri, answer, *folders = options.write
         be_writers([Path(folder) for folder in folders], uri, Path(answer))
         return 0
-    began_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="greenlab-") as name:
-        trial = run(options, Path(name))
-    found = figures(trial)
+        found = run(options, Path(name))
     title = f"{options.writers} writers of {options.cells} cells, {options.workers} server workers"
     show(title, found)
-    for error, number in Counter(one.error for one in trial.landings if one.error).most_common(5):
-        print(f"{number} × {error}")
-    if options.json:
-        content = {
-            "machine": describe_machine(),
-            "took_s": round(time.monotonic() - began_s),
-            "trial": {
-                key: getattr(options, key)
-                for key in ("writers", "cells", "processes", "workers", "restart")
-            },
-            "figures": [asdict(one) | {"median": one.median} for one in found],
-        }
-        options.json.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return 0 if all(one.is_met for one in found) else 1
 
 
