@@ -8,7 +8,7 @@ READY := .venv/.ready
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan test test-slow test-gpu chaos check ui analysis doctor bench bench-meters wheel clean selftest server test-server
+.PHONY: help setup demo plan test test-slow test-gpu test-slurm test-ray chaos check ui analysis doctor bench bench-meters wheel clean selftest server test-server
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,14 @@ test-gpu: setup  ## the tests that need a real NVIDIA GPU
 test-server: setup  ## the tests that run the server of a group, over a PostgreSQL of their own
 	$(BIN)/python -m pytest -n 0 -m server $(TESTS)
 
+test-slurm: setup  ## the tests on a real Slurm of one node, which they set up (as root: apt-get); 20 minutes
+	$(UV) sync --frozen --quiet --inexact --python-preference system --extra slurm
+	$(BIN)/python -m pytest -n 0 -m slurm $(or $(TESTS),tests/cluster)
+
+test-ray: setup  ## the tests on a real Ray cluster of two nodes, which they set up; 15 minutes
+	$(UV) sync --frozen --quiet --inexact --python-preference system --extra ray
+	$(BIN)/python -m pytest -n 0 -m ray $(or $(TESTS),tests/cluster)
+
 chaos: setup  ## kill a sweep twenty times at random and resume it, 10 minutes
 	$(BIN)/python -m pytest -n 0 -s -m chaos
 
@@ -70,7 +78,7 @@ analysis: setup  ## figures and the paper's claims of the newest sweep; SWEEP= A
 doctor: setup  ## what can be measured on this machine
 	@$(BIN)/python -m greenlab.doctor || test $$? -eq 3
 
-bench: setup  ## greenlab's own speed: loops, overhead, start-up, sampler, grids; under 10 minutes
+bench: setup  ## greenlab's own speed: loops, overhead, start-up, sampler, grids; 17 minutes on two cores
 	$(BIN)/python -m benchmarks
 
 bench-meters: setup  ## greenlab beside Zeus, CodeCarbon and pyJoules over known joules, 5 minutes

@@ -1,4 +1,4 @@
-"""All benchmarks of greenlab itself, one after the other: `make bench`, under ten minutes.
+"""All benchmarks of greenlab itself, one after the other: `make bench`, 17 minutes on two cores.
 
     python -m benchmarks
     python -m benchmarks startup sampler

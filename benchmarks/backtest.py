@@ -140,8 +140,7 @@ def measure_here(options: argparse.Namespace) -> None:
     configs = [base_config(model, size, options) for model, size in missing]
     with machine_lock(configs[0].lock):
         run.start_server(configs)
-        told = [configuration.to_dict(config) for config in configs]
-        batches_s = run.ask("the rehearsal", survey.rehearse_cells, told)
+        batches_s = run.ask("the rehearsal", survey.rehearse_cells, configs)
         began_s = time.monotonic()
         for number, ((model, size), config, batch_s) in enumerate(
             zip(missing, configs, batches_s, strict=True), start=1

@@ -148,7 +148,12 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError)
 
 
-def preflight_grid(grid: Sequence[Config], answer: Path) -> None:
+def preflight_elsewhere(grid: Sequence[Config], answer: Path) -> None:
+    """As `preflight_grid`, of what does not depend on the machine: data and models."""
+    preflight_grid(grid, answer, here=False)
+
+
+def preflight_grid(grid: Sequence[Config], answer: Path, *, here: bool = True) -> None:
     """Check hardware, sources, data and models of all cells, each distinct one once.
 
     Writes to `answer` what stands in the way (`problems`: each names key and way out), and on which
@@ -167,6 +172,8 @@ def preflight_grid(grid: Sequence[Config], answer: Path) -> None:
     untrainable: dict[str, GreenlabError] = {}
 
     def check_hardware(config: Config) -> None:
+        if not here:
+            return
         place = preflight(config)
         chosen = choose_sources(config.hardware, uses_cuda=place.uses_cuda)
         check_power_limit(config.hardware, [opened.source for opened in chosen])
@@ -208,9 +215,10 @@ def preflight_grid(grid: Sequence[Config], answer: Path) -> None:
                 check(config)
             except GreenlabError as error:
                 problems.append(str(error))
-    here = describe_environment()
+    place = describe_environment()
+    machine = place.machine if here else ""
     answer.write_text(
-        json.dumps({"problems": problems, "machine": here.machine, "commit": here.commit})
+        json.dumps({"problems": problems, "machine": machine, "commit": place.commit})
     )
 
 

@@ -574,6 +574,10 @@ class Config:
     """Failed cells after which a sweep stops; null: never."""
     plan: bool = False
     """Say what the cells would take, and measure none."""
+    machines: Any = "one"
+    """Where a cluster's launcher runs the cells, so that those to be compared share a machine. one:
+    all on the machine that the first is given. Names: each repetition of the whole grid on one of
+    these, in turn. any: each cell wherever there is room, and to be compared with caution."""
 
     def __post_init__(self) -> None:
         for key in ("seed", "order_seed"):
@@ -581,6 +585,7 @@ class Config:
                 _require(0 <= value < 2**32, f"{key} is {value}; it must be 0 to 2**32 - 1")
         self._check_execution()
         self._check_repetitions()
+        self._check_machines()
         _at_least("repetition", self.repetition, 1)
         _above_zero("target_rel_ci", self.target_rel_ci)
         _at_least("max_repetitions", self.max_repetitions, 3)
@@ -628,6 +633,28 @@ class Config:
             given == "auto" or (type(given) is int and given >= 1),
             f"repetitions is {given}; it must be a whole number, 1 or more, or auto",
         )
+
+    def _check_machines(self) -> None:
+        given = self.machines
+        _require(
+            given in ("one", "any") or bool(self.machine_names),
+            f"machines is {given}; it must be one, any, or names: machines=[node1,node2]",
+        )
+        names = self.machine_names
+        _require(len(set(names)) == len(names), f"machines is {given}; name each machine once")
+        _require(
+            len(names) < 2 or self.repetitions != "auto",
+            "repetitions=auto measures a cell on one machine until its mean is known; give "
+            f"machines one name, or each of the {len(names)} its own share: "
+            f"repetitions={2 * len(names)}",
+        )
+
+    @property
+    def machine_names(self) -> list[str]:
+        """Machines of a cluster that the cells must run on; none: whichever it gives."""
+        given = self.machines
+        is_list = isinstance(given, list) and all(name and type(name) is str for name in given)
+        return list(given) if is_list else []
 
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -703,6 +730,7 @@ UNSIGNED = {
     "retries",
     "max_failures",
     "plan",
+    "machines",
 }
 """Settings that leave a cell's result as it is."""
 

@@ -70,6 +70,10 @@ class MachineBusyError(GreenlabError):
     """Another greenlab measures on this machine, and is not to be waited for."""
 
 
+class NodeRefusedError(GreenlabError):
+    """A machine of a cluster is not what the cells need."""
+
+
 _PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):([^\s@]+)@")
 _PASSWORD_SETTING = re.compile(r"([?&](?:ssl)?password=)[^&\s]+")
 

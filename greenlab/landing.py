@@ -1,5 +1,7 @@
 """Lands in MLflow what is on disk and not there yet, of cells and of sweeps that have ended."""
 
+import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,8 +10,11 @@ from greenlab.account import read_account
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError, first_line, without_password
 from greenlab.record import Failure, Record
-from greenlab.run import UNSYNCED_FILE, hold
+from greenlab.run import UNSYNCED_FILE, Ticket, hold
 from greenlab.tracking import Store, default_uri, open_store, refuse_links
+
+ASIDE = re.compile(r"-try\d+$")
+"""Ends the name of the folder of an earlier try, which was lost, of the cell beside it."""
 
 
 def land_folders(folders: Sequence[Path], tracking_uri: str | None, experiment: str | None) -> int:
@@ -74,20 +79,44 @@ def sync(folder: Path, store: Store) -> str:
         GreenlabError: it is being measured or logged, or its record is damaged.
     """
     with hold(folder):
-        if not (folder / records.RECORD_FILE).exists():
-            message = "greenlab itself was killed while this cell ran"
-            record = Record(
-                status="KILLED",
-                cell=records.read_cell(folder),
-                ended_at_s=max(path.stat().st_mtime for path in folder.iterdir()),
-                failure=Failure(kind="killed", message=message),
-                account=read_account(folder),
-            )
-            records.write_record(folder, record)
+        close_unfinished(folder, "KILLED", "greenlab itself was killed while this cell ran")
         status = records.read_record(folder).status
         link = store.run_link(store.land(folder))
         (folder / UNSYNCED_FILE).unlink(missing_ok=True)
     return f"{status} {link}"
+
+
+def close_unfinished(folder: Path, status: records.Status, message: str) -> None:
+    """Give a cell whose processes are gone a record, where it has none; the caller holds it."""
+    if not (folder / records.RECORD_FILE).exists():
+        record = Record(
+            status=status,
+            cell=records.read_cell(folder),
+            ended_at_s=max(path.stat().st_mtime for path in folder.iterdir()),
+            failure=Failure(kind="killed", message=message),
+            account=read_account(folder),
+        )
+        records.write_record(folder, record)
+
+
+def close_lost(ticket: Ticket, message: str) -> Path | None:
+    """Find a cell whose process a cluster has lost, and close it as failed where it has no record.
+
+    Returns its folder; None where it did not begin, or on a disk that is not seen from here.
+    """
+    found = None
+    for folder in records.cell_folders(ticket.folder):
+        cell = records.read_cell(folder)
+        is_it = (cell.sweep, cell.position) == (ticket.sweep, ticket.position)
+        if is_it and cell.attempt >= ticket.attempt and not ASIDE.search(folder.name):
+            found = folder
+    if found is None:
+        return None
+    with contextlib.suppress(GreenlabError), hold(found):
+        if not (found / records.RECORD_FILE).exists():
+            close_unfinished(found, "FAILED", message)
+            (found / UNSYNCED_FILE).write_text(message)
+    return found
 
 
 def sync_sweep(folder: Path, store: Store) -> str:

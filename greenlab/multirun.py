@@ -1,26 +1,28 @@
 """The life of a multirun once it has begun: its cells are measured, it ends with a table."""
 
+import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from hydra.core.utils import JobReturn
 
 from greenlab import config as configuration
-from greenlab import end_table, energy, forecast_text, run, tracking
+from greenlab import end_table, energy, forecast_text, landing, run, tracking
 from greenlab import ledger as ledgers
 from greenlab import record as records
 from greenlab.agenda import Agenda, Result, Task
 from greenlab.config import Config, cell_signature
 from greenlab.end_table import Group
-from greenlab.errors import GreenlabError, first_line
+from greenlab.errors import GreenlabError, NodeRefusedError, first_line
 from greenlab.grid import Combination
+from greenlab.launchers import Cluster, Job, failed
 from greenlab.ledger import Ledger
 from greenlab.record import Record, SweepEnd, SweepRun
-from greenlab.run import Ticket
+from greenlab.run import Home, Ticket
 from greenlab.terminal import open_console
 from greenlab.tracking import Landed
 
@@ -33,10 +35,18 @@ Launch = Callable[[Sequence[Sequence[str]], int], Sequence[JobReturn]]
 class Multirun:
     """One sweep in this process; resume.py makes it."""
 
-    def __init__(self, grid: Sequence[Combination], run_of: SweepRun, folder: Path) -> None:
+    def __init__(
+        self,
+        grid: Sequence[Combination],
+        run_of: SweepRun,
+        folder: Path,
+        home: Home | None = None,
+    ) -> None:
         self.name, self.folder = run_of.name, folder
         self.tickets: dict[int, Ticket] = {}
-        """By the number of Hydra's job."""
+        """By the number of Hydra's job; where cells run here."""
+        self.node = ""
+        """What a cluster calls the machine that measures, once that is known."""
         self._grid = grid
         self._keys = [cell_signature(configuration.to_dict(one.config)) for one in grid]
         self._run = run_of
@@ -45,7 +55,12 @@ class Multirun:
         self._began_s = time.time()
         self._next_job = _next_job(folder)
         self._tries: dict[Task, int] = {}
-        self._num_before = 0
+        self._num_before = self._num_begun = 0
+        self._home = home
+        self._returned: dict[str, Record] = {}
+        """By uid: cells of other machines, whose disks may not be seen from here."""
+        self._refused = False
+        """Whether a machine of a cluster turned out to be none that can run these cells."""
 
     @property
     def num_cells(self) -> int:
@@ -55,6 +70,7 @@ class Multirun:
     def skip_measured(self, measured: dict[str, Landed]) -> int:
         """Take what is measured already (by signature) as done; returns how many that is."""
         done = [(task, key) for key, task in signatures(self._grid).items() if key in measured]
+        self.node = next((landed.node for landed in measured.values() if landed.node), "")
         for task, key in done:
             self._agenda.settle(task, Result(is_finished=True, net_j=measured[key].net_j))
         self._num_before = len(done)
@@ -62,26 +78,16 @@ class Multirun:
 
     # -------------------------------------------------------------------------------- its cells
 
-    def measure(self, launch: Launch, at_once: int | None) -> None:
+    def measure(self, launch: Launch | Cluster, at_once: int | None) -> None:
         """Measure what is on the agenda, `at_once` cells at a time (None: all that are known)."""
-        while tasks := self._agenda.take(at_once):
-            first = self._next_job
+        while not self._refused and (tasks := self._agenda.take(self._most(at_once))):
             jobs = [self._enlist(task, len(tasks) - place) for place, task in enumerate(tasks)]
-            try:
-                returned = launch(jobs, first)
-                results = [
-                    _result(one, _signature(self._grid[task.cell].config, task.repetition))
-                    for task, one in zip(tasks, returned, strict=True)
-                ]
-            except OSError as error:  # what Hydra keeps of each job: a full disk
-                logger.error(
-                    "a cell could not begin: %s; resume=true measures it later", first_line(error)
-                )
-                results = [Result(is_finished=False)] * len(tasks)
-            for task, result in zip(tasks, results, strict=True):
-                if self._agenda.settle(task, result):
-                    tried = self._tries[task]
-                    logger.warning("trying it again (%d of %d)", tried, self._rules.retries)
+            waiting = {job.number: task for job, task in zip(jobs, tasks, strict=True)}
+            with contextlib.closing(_ended(launch, jobs)) as ended:
+                for job, returned in ended:
+                    self._settle(waiting[job.number], job, returned)
+                    if self._home and (self._refused or self._agenda.is_stopped):
+                        break  # what the cluster has yet of these is cancelled
         if self._agenda.is_stopped:
             logger.error(
                 "stopped: %d cells have failed, and max_failures=%s allows no more",
@@ -89,22 +95,100 @@ class Multirun:
                 self._rules.max_failures,
             )
 
-    def _enlist(self, task: Task, num_waiting: int) -> list[str]:
-        """Give a task its job number and ticket; returns its overrides."""
+    def _most(self, at_once: int | None) -> int | None:
+        """How many cells to begin; the machine of the first is that of all, if they share one."""
+        is_first = self._home and self._rules.machines == "one" and not self.node
+        return 1 if is_first else at_once
+
+    def _enlist(self, task: Task, num_waiting: int) -> Job:
+        """Give a task its job number and ticket."""
         self._tries[task] = self._tries.get(task, 0) + 1
-        self.tickets[self._next_job] = Ticket(
+        names = self._rules.machine_names
+        block = names[(task.repetition - 1) % len(names)] if names else ""
+        ticket = Ticket(
             sweep=self.name,
             folder=self.folder,
             position=self._agenda.position(task),
             num_cells=self.num_cells,
             attempt=self._tries[task],
             began_s=self._began_s,
-            num_before=len(self.tickets),
+            num_before=self._num_begun,
             num_left=self._agenda.num_open + num_waiting,
+            machine=block,
+            is_anywhere=self._rules.machines == "any",
+            home=self._home,
         )
-        self._next_job += 1
-        chosen = self._grid[task.cell].overrides
-        return chosen if task.repetition == 1 else [*chosen, f"repetition={task.repetition}"]
+        number, self._next_job = self._next_job, self._next_job + 1
+        self._num_begun += 1
+        chosen, config = self._grid[task.cell].overrides, self._grid[task.cell].config
+        if not self._home:
+            self.tickets[number] = ticket
+        return Job(
+            number=number,
+            overrides=[*chosen, *[f"repetition={task.repetition}"] * (task.repetition > 1)],
+            ticket=ticket,
+            machine=block or (self.node if self._rules.machines == "one" else ""),
+            device=config.hardware.device.value,
+        )
+
+    def _settle(self, task: Task, job: Job, returned: JobReturn) -> None:
+        """Hear what came of a cell."""
+        try:
+            record = self._record_of(job, returned)
+        except NodeRefusedError as error:
+            self._refused = True
+            logger.error("stopped: %s", error)
+            return
+        # Of another signature: the folder was used, and the cell refused.
+        signature = _signature(self._grid[task.cell].config, task.repetition)
+        if record is not None and record.cell.signature != signature:
+            record = None
+        if self._home and record is not None:
+            self._returned[record.cell.uid] = record
+            self.node = self.node or record.cell.node
+        if self._agenda.settle(task, _result(record)):
+            logger.warning("trying it again (%d of %d)", self._tries[task], self._rules.retries)
+        if self._home and record is not None:
+            self._report(record)
+
+    def _record_of(self, job: Job, returned: JobReturn) -> Record | None:
+        """A cell's record; None where it has none.
+
+        Raises:
+            NodeRefusedError: its machine would run none of them.
+        """
+        folder = None
+        if returned.hydra_cfg is not None:
+            folder = Path(returned.hydra_cfg.hydra.runtime.output_dir)
+        record = None
+        try:
+            value = returned.return_value
+            record = value if isinstance(value, Record) else None
+        except NodeRefusedError:
+            raise
+        except Exception as error:  # outside the cell's own process: a full disk, a lost machine
+            logger.error("%s", first_line(error), exc_info=_unexpected(error))
+            if self._home:
+                folder = landing.close_lost(job.ticket, first_line(error))
+        if folder is None or not (folder / records.RECORD_FILE).exists():
+            return record  # not even that could be written, or not on a disk that is seen from here
+        if self._home and (folder / run.UNSYNCED_FILE).exists():
+            run.land(folder, self._rules)
+        try:
+            return record or records.read_record(folder)
+        except (OSError, GreenlabError):
+            return None
+
+    def _report(self, record: Record) -> None:
+        """Of a cell that ran elsewhere, what its own process says of one that runs here."""
+        done, now_s = self._agenda.num_settled, time.time()
+        num_now = max(1, done - self._num_before)
+        left_s = (now_s - self._began_s) / num_now * (self.num_cells - done)
+        run.report(
+            record,
+            place=f"{done:>{len(str(self.num_cells))}}/{self.num_cells} on {record.cell.node}: ",
+            progress=run.progress(now_s - self._began_s, left_s),
+        )
 
     # ---------------------------------------------------------------------------------- its end
 
@@ -180,6 +264,8 @@ class Multirun:
                 found.append(records.read_record(folder))
             except GreenlabError as error:
                 logger.error("left out of the table: %s", first_line(error))
+        seen = {record.cell.uid for record in found}
+        found += [record for uid, record in self._returned.items() if uid not in seen]
         return [record for record in found if record.cell.sweep == self.name]
 
     def _log(
@@ -232,7 +318,21 @@ class Multirun:
                 missing,
                 self.folder,
             )
-        return missing == 0
+        return missing == 0 and self._has_others(store)
+
+    def _has_others(self, store: tracking.Store) -> bool:
+        """Whether the store has the cells that lie on the disks of other machines."""
+        here = {records.read_cell(folder).uid for folder in records.cell_folders(self.folder)}
+        far = [one for uid, one in self._returned.items() if uid not in here and not store.has(uid)]
+        for name in sorted({one.cell.node for one in far}):
+            logger.warning(
+                "%d cells are on the disk of %s and not in MLflow: run python -m greenlab.sync %s "
+                "there, or on a copy of that folder",
+                sum(one.cell.node == name for one in far),
+                name,
+                self.folder,
+            )
+        return not far
 
 
 def signatures(grid: Sequence[Combination]) -> dict[str, Task]:
@@ -264,19 +364,23 @@ def _unexpected(error: Exception) -> Exception | None:
     return None if isinstance(error, GreenlabError) else error
 
 
-def _result(returned: JobReturn, signature: str) -> Result:
-    """What came of the cell of that signature; what another one left in its folder is not its."""
-    assert returned.hydra_cfg is not None
-    folder = Path(returned.hydra_cfg.hydra.runtime.output_dir)
+def _ended(
+    launch: Launch | Cluster, jobs: Sequence[Job]
+) -> Generator[tuple[Job, JobReturn], None, None]:
+    """Run `jobs`, and yield each with what came of it."""
+    if isinstance(launch, Cluster):
+        yield from launch.run_cells(jobs)
+        return
     try:
-        _ = returned.return_value
-    except Exception as error:  # outside the cell's own process: a full disk, a used folder
-        logger.error("%s", first_line(error), exc_info=_unexpected(error))
-    try:
-        record = records.read_record(folder)
-    except (OSError, GreenlabError):  # it could not even be written
-        return Result(is_finished=False)
-    if record.cell.signature != signature:  # refused: the folder was used
+        returned = launch([job.overrides for job in jobs], jobs[0].number)
+    except OSError as error:  # what Hydra keeps of each job: a full disk
+        lost = f"a cell could not begin: {first_line(error)}; resume=true measures it later"
+        returned = [failed(job, GreenlabError(lost)) for job in jobs]
+    yield from zip(jobs, returned, strict=True)
+
+
+def _result(record: Record | None) -> Result:
+    if record is None:
         return Result(is_finished=False)
     if record.status != "FINISHED":
         assert record.failure is not None

@@ -115,6 +115,10 @@ class Cell:
     """What the sweep's first cell found; nothing for that cell itself."""
     rivals: list[Rival] = field(default_factory=list)
     """What finished before it in its sweep, for a training with `phase.stop_early`."""
+    node: str = ""
+    """The name that a cluster has for the machine; empty where no cluster was asked."""
+    allocation: str = ""
+    """What the cluster calls the task that ran it: `slurm 17_3`."""
 
     @property
     def is_profile(self) -> bool:

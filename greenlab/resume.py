@@ -23,7 +23,7 @@ from greenlab.errors import ConfigError, GreenlabError, first_line
 from greenlab.grid import Combination
 from greenlab.multirun import Multirun, signatures
 from greenlab.record import SweepRun
-from greenlab.run import Place
+from greenlab.run import Home, Place
 from greenlab.tracking import Landed, Store
 
 logger = logging.getLogger(__name__)
@@ -34,22 +34,30 @@ NUM_SEEDS = 2**32
 
 
 def begin(
-    config: DictConfig, grid: Sequence[Combination], store: Store | None, place: Place
+    config: DictConfig,
+    grid: Sequence[Combination],
+    store: Store | None,
+    place: Place,
+    home: Home | None = None,
 ) -> Multirun:
     """Begin a sweep, or take one up again where `resume` says so; `config` has Hydra's part.
+
+    With a `home`, a cluster runs the cells.
 
     Raises:
         ConfigError: the sweep to resume is not known, or (`resume.strict`) was measured otherwise.
     """
     rules = grid[0].config
     if rules.resume.sweep is None:
-        return _begin_anew(config, grid, store)
+        return _begin_anew(config, grid, store, home)
     if store is None:
         raise ConfigError("resume needs the store that knows what is measured; start it")
-    return _resume(config, grid, store, place)
+    return _resume(config, grid, store, place, home)
 
 
-def _begin_anew(config: DictConfig, grid: Sequence[Combination], store: Store | None) -> Multirun:
+def _begin_anew(
+    config: DictConfig, grid: Sequence[Combination], store: Store | None, home: Home | None
+) -> Multirun:
     rules = grid[0].config
     seed = secrets.randbelow(NUM_SEEDS) if rules.order_seed is None else rules.order_seed
     folder = _claim(config)
@@ -67,23 +75,28 @@ def _begin_anew(config: DictConfig, grid: Sequence[Combination], store: Store | 
     )
     if store is not None:
         begun = store.begin_sweep(begun)
-    return Multirun(grid, begun, folder)
+    return Multirun(grid, begun, folder, home)
 
 
 def _resume(
-    config: DictConfig, grid: Sequence[Combination], store: Store, place: Place
+    config: DictConfig,
+    grid: Sequence[Combination],
+    store: Store,
+    place: Place,
+    home: Home | None,
 ) -> Multirun:
     rules = grid[0].config
     found = _find(store, rules, grid_signature([one.config for one in grid]))
     if found is not None:
         _close(found, store)
     finished = store.finished_cells(found.name if found and rules.resume.sweep != ANY else None)
-    measured = {
-        key: _comparable(finished[key], place) for key in signatures(grid) if key in finished
-    }
+    done = {key: finished[key] for key in signatures(grid) if key in finished}
+    if home is not None and done:  # the machine that goes on is the one that measured the first
+        place = replace(place, machine=next(iter(done.values())).machine)
+    measured = {key: _comparable(landed, place) for key, landed in done.items()}
     _compare(measured.values(), place, rules)
     if found is None:
-        multirun = _begin_anew(config, grid, store)
+        multirun = _begin_anew(config, grid, store, home)
     else:
         if Path(found.folder).is_dir() and found.host == platform.node():
             _move_to(config, found.folder)
@@ -91,7 +104,7 @@ def _resume(
             _claim(config)
         (Path(config.hydra.sweep.dir) / records.SWEEP_FILE).unlink(missing_ok=True)
         store.reopen_sweep(found.run_id)
-        multirun = Multirun(grid, found, Path(config.hydra.sweep.dir).resolve())
+        multirun = Multirun(grid, found, Path(config.hydra.sweep.dir).resolve(), home)
     run.hold_against(multirun.folder, measured.values())
     num_skipped = multirun.skip_measured(measured)
     logger.info(

@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import json
 import logging
-import math
 import multiprocessing
 import os
 import signal
@@ -17,7 +16,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -48,6 +47,7 @@ from greenlab.rivals import rivals_in
 logger = logging.getLogger(__name__)
 
 STOP_WITHIN_S = 5.0
+NOTICE_WITHIN_S = 1.0
 START_TRIES = 3
 SERVER_KILLED = 255
 """multiprocessing's exit code for a process whose server has died, and which may live still."""
@@ -55,6 +55,19 @@ CLAIM_FILE = ".greenlab"
 """Makes a folder one multirun's own, and holds what its first cell found; see record.Claim."""
 _FORKSERVER = multiprocessing.get_context("forkserver")
 CHOICES = ("model", "hardware", "batch_size", "phase", "dataset", "experiment")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Home:
+    """Where cells were launched from that a cluster runs: what their machines must know of it."""
+
+    working_directory: Path
+    tracking_uri: str
+    """What it takes for $MLFLOW_TRACKING_URI; empty where each machine is to have its own."""
+    lands: bool
+    """Whether its process logs the cells, for the store is a file there; else each logs itself."""
+    checks: Sequence[Config]
+    """What a machine must be able to run before the sweep's first cell there."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +87,18 @@ class Ticket:
     """Cells since then, before this one."""
     num_left: int
     """Cells to go, this one included."""
+    home: Home | None = None
+    """Where it was launched from, if a cluster runs it."""
+    machine: str = ""
+    """Of a cluster: the one that the cell's repetition of the grid belongs to."""
+
+    is_anywhere: bool = False
+    """Whether each cell may run on another machine: how warm one was says nothing of the next."""
+
+    @property
+    def claim(self) -> Path:
+        """Holds what the first cell found, of those that this one is compared with."""
+        return self.folder / (f"{CLAIM_FILE}-{self.machine}" if self.machine else CLAIM_FILE)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,14 +110,18 @@ class Place:
 
 
 ticket: Ticket | None = None
+machine_name = allocation = ""
+"""On a machine of a cluster: its name there, and the task that this process is."""
+num_restarts = 0
+"""How often the cell was begun before, and lost."""
 UNSYNCED_FILE = "unsynced"
 """In the folder of a cell that could not be logged: why."""
 WAITING_FILE = ".unsynced"
 """In the folder of a sweep with such cells: looking for them takes longer the more cells it has."""
 
 
-def run(composed: DictConfig) -> float:
-    """Measure one cell and log it; returns its net energy in joules, NaN without one.
+def run(composed: DictConfig) -> Record:
+    """Measure one cell and log it; returns its record.
 
     In a multirun a failure is logged and the next cell goes on; a cell run alone exits with 1.
     """
@@ -111,16 +140,21 @@ def run(composed: DictConfig) -> float:
             "another folder (hydra.sweep.dir, hydra.run.dir)"
         ) from error
     finally:  # also when it was stopped: there is a record of that too
-        landed = land(folder, config) if (folder / records.RECORD_FILE).exists() else None
+        has_record = (folder / records.RECORD_FILE).exists()
+        landed = land_or_leave(folder, config) if has_record else None
         if landed is not None and ticket:
             land_others(ticket.folder, config)
-    report(record, alone=alone)
     if alone:
+        report(record)
         if landed is not None:
             logger.info("MLflow run (make ui serves it): %s", landed)
         if record.status != "FINISHED" or landed is None:
             raise SystemExit(1)
-    return metrics(record).get("energy/net_j", math.nan)
+    elif ticket:
+        width = len(str(ticket.num_cells))
+        place = f"{ticket.position:>{width}}/{ticket.num_cells} "
+        report(record, place=place, progress=_remaining(ticket))
+    return record
 
 
 def _describe_cell(config: Config, folder: Path) -> Cell:
@@ -141,34 +175,37 @@ def _describe_cell(config: Config, folder: Path) -> Cell:
         position=ticket.position if ticket else 1,
         num_cells=ticket.num_cells if ticket else 1,
         repetition=config.repetition,
-        attempt=ticket.attempt if ticket else 1,
+        attempt=(ticket.attempt if ticket else 1) + num_restarts,
         started_at_s=time.time(),
         config=settings,
-        sweep_first=_claim_of(ticket.folder) if ticket else Claim(),
+        sweep_first=_first_of(ticket) if ticket else Claim(),
         rivals=rivals_in(ticket.folder, settings) if ticket else [],
+        node=machine_name,
+        allocation=allocation,
     )
+
+
+def _first_of(ticket: Ticket) -> Claim:
+    found = records.read_claim(ticket.claim)
+    return replace(found, idle_celsius={}) if ticket.is_anywhere else found
 
 
 def hold_against(sweep_folder: Path, measured: Iterable[tracking.Landed]) -> None:
     """Hold the cells to come against those of before, where nothing in their folder does yet."""
     first = next(iter(measured), None)
-    if first is not None and _claim_of(sweep_folder) == Claim():
+    if first is not None and records.read_claim(sweep_folder / CLAIM_FILE) == Claim():
         found = Claim(machine=first.machine, commit=first.commit)
         records.write_claim(sweep_folder / CLAIM_FILE, found)
-
-
-def _claim_of(sweep_folder: Path) -> Claim:
-    return records.read_claim(sweep_folder / CLAIM_FILE)
 
 
 def _write_claim(record: Record) -> None:
     """Let the cells to come know what this one found, if it is the first that was measured."""
     place, measured = record.environment, record.measurement
-    if ticket and place and measured and _claim_of(ticket.folder) == Claim():
+    if ticket and place and measured and records.read_claim(ticket.claim) == Claim():
         found = Claim(
             machine=place.machine, commit=place.commit, idle_celsius=measured.cooling[0].celsius
         )
-        records.write_claim(ticket.folder / CLAIM_FILE, found)
+        records.write_claim(ticket.claim, found)
 
 
 def measure_in_own_process(cell: Cell, folder: Path) -> Record:
@@ -256,7 +293,7 @@ def hold(folder: Path) -> Iterator[None]:
 def _measure(cell: Cell, folder: Path) -> Record:
     process = _in_own_process(cell_process.measure_folder, folder)
     try:
-        process.join()
+        _wait_for(process)
     except BaseException:  # Ctrl-C, SIGTERM: leave no process and no cell without a record
         _stop(process)
         if not (folder / records.RECORD_FILE).exists():
@@ -268,6 +305,14 @@ def _measure(cell: Cell, folder: Path) -> Record:
         kind: records.FailureKind = "timeout" if process.exitcode == -signal.SIGALRM else "killed"
         _write_unfinished(cell, folder, "FAILED", kind, reason)
     return records.read_record(folder)
+
+
+def _wait_for(process: ForkServerProcess) -> None:
+    if ticket is None or ticket.home is None:
+        process.join()
+        return
+    while process.is_alive():  # Ray interrupts a cell by a flag, which no system call notices
+        process.join(NOTICE_WITHIN_S)
 
 
 def start_server(grid: Sequence[Config]) -> None:
@@ -342,6 +387,14 @@ def _write_unfinished(
     )
 
 
+def land_or_leave(folder: Path, config: Config) -> str | None:
+    """As `land`; or leave it to the launching process, where the store is a file of its machine."""
+    if ticket is None or ticket.home is None or not ticket.home.lands:
+        return land(folder, config)
+    _mark_unsynced(folder, "the process that launched this cell logs it")
+    return None
+
+
 def land(folder: Path, config: Config) -> str | None:
     """Log the record in `folder` to MLflow; the run's link, or None where it could not be.
 
@@ -411,15 +464,17 @@ def _unsynced(sweep_folder: Path) -> list[Path]:
     return [folder for folder in folders if (folder / UNSYNCED_FILE).exists()]
 
 
-def preflight(grid: Sequence[Config]) -> Place:
+def preflight(grid: Sequence[Config], *, here: bool = True) -> Place:
     """Check the hardware, sources, data and models of a whole grid in a process of its own.
 
-    Returns what that process says of the machine.
+    Where it is not to be measured here, data and models only. Returns what that process says of
+    this machine; no machine where it is another one that measures.
 
     Raises:
         ConfigError: with everything that stands in the way of a cell.
     """
-    told = ask("the check before the first cell", cell_process.preflight_grid, list(grid))
+    check = cell_process.preflight_grid if here else cell_process.preflight_elsewhere
+    told = ask("the check before the first cell", check, list(grid))
     if told["problems"]:
         raise ConfigError("\n".join(told["problems"]))
     return Place(machine=told["machine"], commit=told["commit"])
@@ -446,14 +501,12 @@ def ask(what: str, target: Callable[..., None], *arguments: object) -> Any:
         return json.loads(answer.read_text())
 
 
-def report(record: Record, *, alone: bool) -> None:
+def report(record: Record, *, place: str = "", progress: str = "") -> None:
     """One line per finished cell, and in a multirun how far it is."""
-    width = len(str(record.cell.num_cells))
-    place = "" if alone else f"{record.cell.position:>{width}}/{record.cell.num_cells} "
-    logger.info("%s%s%s", place, summary_line(record), "" if alone else f"  {_remaining(record)}")
+    logger.info("%s%s%s", place, summary_line(record), progress and f"  {progress}")
     if record.failure is not None:
         logger.error("%s %s: %s", record.cell.name, record.status, record.failure.message)
-    if alone:
+    if not place:
         for doubt in record.doubts:
             level = logging.INFO if doubt.severity == "information" else logging.WARNING
             logger.log(level, "%s: %s", doubt.code, doubt.message)
@@ -482,10 +535,13 @@ def summary_line(record: Record) -> str:
     return f"{cell} {joules}  accuracy {values['task/accuracy']:.3f}  {record.verdict}{stopped}"
 
 
-def _remaining(record: Record) -> str:
-    assert ticket is not None
+def _remaining(ticket: Ticket) -> str:
     elapsed_s = time.time() - ticket.began_s
-    left_s = elapsed_s / (ticket.num_before + 1) * (ticket.num_left - 1)
+    return progress(elapsed_s, elapsed_s / (ticket.num_before + 1) * (ticket.num_left - 1))
+
+
+def progress(elapsed_s: float, left_s: float) -> str:
+    """How long a sweep has taken, and may take yet."""
     return f"[{clock(elapsed_s)} elapsed, about {clock(left_s)} left]"
 
 

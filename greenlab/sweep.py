@@ -10,6 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from greenlab import config as configuration
 from greenlab import grid as grids
+from greenlab import launchers
 from greenlab.config import Config, PhaseKind
 from greenlab.errors import (
     ConfigError,
@@ -25,13 +27,14 @@ from greenlab.errors import (
     OutputError,
     StoreUnavailableError,
     first_line,
+    without_password,
 )
 from greenlab.grid import Combination
 
 if TYPE_CHECKING:  # half a second, with pydantic and NumPy: not for --help or a refused option
     from greenlab.multirun import Multirun
-    from greenlab.record import Status
-    from greenlab.run import Ticket
+    from greenlab.record import Record, Status
+    from greenlab.run import Home, Ticket
     from greenlab.tracking import Store
 
 logger = logging.getLogger(__name__)
@@ -86,17 +89,23 @@ class Sweep(Callback):
             from greenlab import planning, resume, run
             from greenlab.machine_lock import machine_lock
 
+            cells = [one.config for one in grid]
             _check_store(rules)
-            _machine.enter_context(machine_lock(rules.lock))
-            run.start_server([one.config for one in grid])
+            home = None
+            if launchers.is_cluster(config.hydra.launcher):
+                launchers.make(config).check(rules.machine_names)
+                home = _home(cells)
+            else:
+                _machine.enter_context(machine_lock(rules.lock))
+            run.start_server(cells)
             store = _open_store(rules)
             logger.info("checking %d cells", len(grid))
-            place = run.preflight([one.config for one in grid])
+            place = run.preflight(cells, here=home is None)
             if rules.plan:
                 earlier = store.earlier_runs if store else None
-                planning.show([one.config for one in grid], place.machine, earlier)
+                planning.show(cells, place.machine, earlier)
                 raise SystemExit(0)
-            open_sweep = resume.begin(config, grid, store, place)
+            open_sweep = resume.begin(config, grid, store, place, home)
         if config.hydra.launcher._target_ != BASIC_LAUNCHER:
             _machine.close()  # cells run elsewhere, or take turns in processes of their own
         self.tickets = open_sweep.tickets
@@ -122,7 +131,7 @@ class Sweep(Callback):
             raise SystemExit(1)
 
 
-def run_cell(composed: DictConfig) -> float:
+def run_cell(composed: DictConfig) -> "Record":
     """What Hydra calls for each cell; see greenlab/run.py."""
     from greenlab import run
 
@@ -153,6 +162,25 @@ def _refusals() -> Iterator[None]:
     except Exception as error:
         logger.exception("greenlab failed outside its cells")
         raise SystemExit(f"greenlab: {first_line(error)}") from error
+
+
+def _home(grid: Sequence[Config]) -> "Home":
+    """What the machines of a cluster must know of this one."""
+    from greenlab import tracking
+    from greenlab.run import Home
+
+    uri = tracking.resolve_uri(grid[0].mlflow)
+    distinct = {
+        repr((cell.hardware, configuration.execution(asdict(cell)), cell.dataset)): cell
+        for cell in grid
+    }
+    return Home(
+        working_directory=Path.cwd(),
+        # A password is not to lie in the files that jobs are handed over in.
+        tracking_uri=uri if without_password(uri) == uri else "",
+        lands=tracking.sqlite_path(uri) is not None,
+        checks=list(distinct.values()),
+    )
 
 
 def _check_store(cell: Config) -> None:
@@ -205,6 +233,18 @@ def _check_grid(config: DictConfig, grid: Sequence[Combination]) -> None:
     for key in sorted(configuration.UNSIGNED - {"quality", "carbon"}):
         if any(getattr(one.config, key) != getattr(rules, key) for one in grid):
             raise ConfigError(f"{key} is a setting of the whole sweep; give it one value")
+    chosen = config.hydra.runtime.choices["hydra/launcher"]
+    is_here = not launchers.is_cluster(config.hydra.launcher)
+    if is_here and rules.machines != "one":
+        raise ConfigError(
+            f"machines={rules.machines} is for cells that a cluster runs: add hydra/launcher=slurm "
+            "or hydra/launcher=ray_cluster, or leave it out"
+        )
+    if not is_here and rules.plan:
+        raise ConfigError(
+            "plan=true times cells on the machine where it is started, and "
+            f"hydra/launcher={chosen} runs them on others; ask for the plan there, without it"
+        )
     if rules.plan and any(one.config.phase.kind is PhaseKind.profile for one in grid):
         raise ConfigError(
             "plan=true and phase=profile: a profile takes seconds and is itself a plan of its job; "

@@ -104,6 +104,8 @@ class Landed:
     commit: str
     net_j: float | None
     """None where it is INVALID, was stopped early or has no energy."""
+    node: str = ""
+    """The name that a cluster has for the machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -277,6 +279,7 @@ class Store:
                 sweep=tags.get("greenlab.sweep", ""),
                 machine=tags.get("greenlab.machine", ""),
                 commit=tags.get("greenlab.commit", ""),
+                node=tags.get("greenlab.node", ""),
                 net_j=run.data.metrics.get("energy/net_j") if is_valid and is_whole else None,
             )
             found.setdefault(tags["greenlab.signature"], landed)
@@ -612,6 +615,7 @@ def _tags(record: Record) -> dict[str, str]:
         "mlflow.source.name": "greenlab",
         "mlflow.source.type": "LOCAL",
     }
+    tags |= {"greenlab.node": cell.node, "greenlab.allocation": cell.allocation}
     if cell.attempt > 1:
         tags["greenlab.attempt"] = str(cell.attempt)
     if record.environment is not None:

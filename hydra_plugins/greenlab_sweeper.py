@@ -25,14 +25,24 @@ class GreenlabSweeper(Sweeper):
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Make the launcher that the command line names."""
+        from greenlab import launchers
+
         self.config = config
-        self._launcher: Launcher = Plugins.instance().instantiate_launcher(
-            hydra_context=hydra_context, task_function=task_function, config=config
-        )
+        self._launcher: Launcher
+        if launchers.is_cluster(config.hydra.launcher):
+            self._launcher = launchers.make(config)
+            self._launcher.setup(
+                hydra_context=hydra_context, task_function=task_function, config=config
+            )
+        else:
+            self._launcher = Plugins.instance().instantiate_launcher(
+                hydra_context=hydra_context, task_function=task_function, config=config
+            )
 
     def sweep(self, arguments: list[str]) -> Any:
         """Measure everything that the multirun has on its agenda."""
         from greenlab import sweep
+        from greenlab.launchers import Cluster
 
         assert self.config is not None
         folder = Path(self.config.hydra.sweep.dir)
@@ -41,4 +51,5 @@ class GreenlabSweeper(Sweeper):
         assert sweep.open_sweep is not None
         # One at a time: what comes next may depend on it. Other launchers run cells in parallel.
         alone = 1 if isinstance(self._launcher, BasicLauncher) else None
-        sweep.open_sweep.measure(self._launcher.launch, self._max_batch_size or alone)
+        launch = self._launcher if isinstance(self._launcher, Cluster) else self._launcher.launch
+        sweep.open_sweep.measure(launch, self._max_batch_size or alone)

@@ -256,3 +256,22 @@ def test_metering_takes_two_threads_no_process_and_no_memory(tmp_path: Path) -> 
     assert figures["server, 10 Hz: child processes"].values == [0]
     assert figures["10 h at 10 Hz: memory kept while measuring"].is_met
     assert figures["10 h at 10 Hz: its row groups"].values == [60]
+
+
+@pytest.mark.slow
+def test_a_profile_is_held_against_a_full_run_of_its_job(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.backtest", "--folder", str(tmp_path / "pairs")]
+    short = ["--job-s", "2", "--stretch-s", "0.05", "--settle-s", "0", "--window-s", "0.3"]
+    done = subprocess.run(
+        [*command, "--model", "lenet", "--batch-size", "8", *short],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 full runs held against 1 profiles" in done.stdout
+    assert "could not be rehearsed" not in done.stderr
+    rows = (tmp_path / "pairs" / "pairs.csv").read_text().splitlines()
+    assert {row.split(",")[7] for row in rows[1:]} == {"train", "inference"}

@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from statistics import median
 
 import pandas as pd
 import pytest
@@ -165,6 +166,27 @@ def test_what_readme_says_of_profiles_is_in_the_files_that_it_names(name: str) -
 
 
 # -------------------------------------------------------------------------- greenlab's own speed
+
+
+def test_what_limits_a_forward_pass_is_what_was_measured() -> None:
+    page = (ROOT / "docs" / "performance.md").read_text()
+    [path] = [RESULTS / name for name in re.findall(r"results/(limits-\S+?\.json)", page)]
+    figures = {one["name"]: median(one["values"]) for one in json.loads(path.read_text())}
+
+    assert f"{figures['matrix product']:.0f} GFLOP/s" in page
+    assert f"{figures['copy']:.1f} GB/s" in page
+    for name, shown in (
+        ("lenet", "LeNet"),
+        ("mobilenet_v2", "MobileNetV2"),
+        ("resnet18", "ResNet-18"),
+        ("vgg16", "VGG-16"),
+    ):
+        pass_ms = figures[f"{name}, forward pass"]
+        arithmetic_ms, memory_ms = figures[f"{name}, by arithmetic"], figures[f"{name}, by memory"]
+        digits = 1 if name == "lenet" else 0
+        row = " | ".join(f"{ms:,.{digits}f} ms" for ms in (pass_ms, arithmetic_ms, memory_ms))
+        reached = 100 * max(arithmetic_ms, memory_ms) / pass_ms
+        assert f"| {shown} | {row} | {reached:.0f} % |" in page
 
 
 def test_readmes_table_of_speed_is_what_was_measured() -> None:

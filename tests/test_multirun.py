@@ -46,6 +46,8 @@ class Lab:
         self.num_begun = 0
         self.inner = ""
         """What `hydra.sweep.subdir` puts before the last part of a cell's folder."""
+        self.home: run.Home | None = None
+        """Where cells are launched from, if a cluster runs them."""
         self.launched: list[list[str]] = []
         self.fate: Callable[[list[str]], Failure | None] = lambda overrides: None
 
@@ -77,7 +79,8 @@ class Lab:
                 }
             }
         )
-        self.begun = resume.begin(self.hydra, grid, self.store if store else None, place)
+        known = self.store if store else None
+        self.begun = resume.begin(self.hydra, grid, known, place, self.home)
         return self.begun
 
     def launch(self, jobs: Sequence[Sequence[str]], first: int) -> list[JobReturn]:

@@ -34,6 +34,8 @@ COMMANDS = [
 GREENLAB = [command for command in COMMANDS if command.startswith("python -m greenlab ")]
 MODELS = [command for command in COMMANDS if command.startswith("python -m greenlab.models")]
 SELFTEST = [command for command in COMMANDS if command.startswith("python -m greenlab.selftest")]
+ON_CLUSTERS = [command for command in GREENLAB if "hydra/launcher=" in command]
+"""Run by tests/cluster, on real ones."""
 POWER_LIMITS = next(command for command in COMMANDS if "hardware.power_limit_w=" in command)
 ANALYSIS = [c for c in COMMANDS if c.startswith("python -m multirun_analysis")]
 MAKE = [command for command in COMMANDS if command.startswith("make ")]
@@ -66,6 +68,7 @@ def test_every_command_is_of_a_kind_that_is_tested() -> None:
         "python -m greenlab",
         "python -m greenlab.doctor",
         "python -m greenlab.sync multirun outputs",
+        'pip install "greenlab[slurm]"',
         POWER_LIMITS,
     ]
 
@@ -188,7 +191,9 @@ def test_it_has_a_result_and_its_numbers_are_from_the_file_it_names() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-@pytest.mark.parametrize("command", ["python -m greenlab", *GREENLAB])
+@pytest.mark.parametrize(
+    "command", ["python -m greenlab", *(c for c in GREENLAB if c not in ON_CLUSTERS)]
+)
 def test_every_command_runs(greenlab: CommandLine, command: str) -> None:
     write_own_options(greenlab.folder)
     arguments = shlex.split(command)[3:]

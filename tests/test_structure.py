@@ -40,7 +40,10 @@ ROWS = [
     {"run", "survey"},
     {"plan_table"},
     {"planning"},
-    {"landing", "selftest", "multirun"},
+    {"landing", "selftest"},
+    {"node"},
+    {"launchers"},
+    {"multirun"},
     {"resume"},
     {"sweep"},
     {"__main__", "sync", "doctor", "ui", "model_cards", "advise", "backtest", "estimate"}
@@ -50,8 +53,12 @@ LEAVES = {"options", "terminal"}
 """Import nothing of greenlab's; whoever likes may import them."""
 
 HOMES = {
-    "hydra": {"config", "options", "factors", "grid", "run", "sweep", "multirun", "__main__"},
-    "omegaconf": {"config", "options", "factors", "grid", "run", "sweep", "resume", "__main__"},
+    "hydra": {"config", "options", "factors", "grid", "run", "sweep", "multirun", "__main__"}
+    | {"node", "launchers", "launchers.slurm", "launchers.ray_cluster"},
+    "omegaconf": {"config", "options", "factors", "grid", "run", "sweep", "resume", "__main__"}
+    | {"node", "launchers.slurm", "launchers.ray_cluster"},
+    "submitit": {"launchers.slurm"},
+    "ray": {"launchers.ray_cluster"},
     "mlflow": {"tracking"},
     "psycopg": {"postgres"},
     "zeus": {"meters.zeus_counters", "meters.power_limit", "environment"},
