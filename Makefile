@@ -8,7 +8,7 @@ READY := .venv/.ready
 TESTS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo plan test test-slow test-gpu test-slurm test-ray chaos check ui analysis doctor bench bench-meters wheel clean selftest
+.PHONY: help setup demo plan test test-slow test-gpu test-slurm test-ray chaos check ui analysis doctor bench bench-meters wheel clean selftest server test-server
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ test-slow: setup  ## the tests that take longer
 test-gpu: setup  ## the tests that need a real NVIDIA GPU
 	$(BIN)/python -m pytest -n 0 -m gpu $(TESTS)
 
+test-server: setup  ## the tests that run the server of a group, over a PostgreSQL of their own
+	$(BIN)/python -m pytest -n 0 -m server $(TESTS)
+
 test-slurm: setup  ## the tests on a real Slurm of one node, which they set up (as root: apt-get); 20 minutes
 	$(UV) sync --frozen --quiet --inexact --python-preference system --extra slurm
 	$(BIN)/python -m pytest -n 0 -m slurm $(or $(TESTS),tests/cluster)
@@ -58,6 +61,12 @@ check: setup  ## ruff, mypy and the tests
 
 ui: setup  ## browse the results of ./mlflow.db
 	@$(BIN)/python -m greenlab.ui
+
+server: setup  ## MLflow for a group: DATABASE=postgresql+psycopg://user@host/name ARTEFACTS= HOST= PORT= AUTH=1
+	@$(if $(DATABASE),,echo "make server needs DATABASE=postgresql+psycopg://user@host:5432/name; how to make one, and ARTEFACTS= HOST= PORT= WORKERS= ALLOWED_HOSTS= AUTH=1: docs/server.md" >&2; exit 2;) \
+	$(BIN)/python -m greenlab.server --database "$(DATABASE)" $(if $(ARTEFACTS),--artefacts "$(ARTEFACTS)") \
+	  $(if $(HOST),--host "$(HOST)") $(if $(PORT),--port "$(PORT)") $(if $(WORKERS),--workers "$(WORKERS)") \
+	  $(if $(ALLOWED_HOSTS),--allowed-hosts "$(ALLOWED_HOSTS)") $(if $(filter-out 0,$(AUTH)),--auth)
 
 analysis: export WHERE := $(value WHERE)
 analysis: setup  ## figures and the paper's claims of the newest sweep; SWEEP= AGAINST= WHERE= ANALYSIS= LOG=1

@@ -19,7 +19,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from greenlab import carbon as carbons
-from greenlab.errors import ConfigError, first_line
+from greenlab.errors import ConfigError, first_line, without_password
 
 
 class Device(Enum):
@@ -444,13 +444,21 @@ class Mlflow:
     """Where results land."""
 
     tracking_uri: str | None = None
-    """null: $MLFLOW_TRACKING_URI, else the SQLite file mlflow.db in the working directory."""
+    """null: $MLFLOW_TRACKING_URI, else the SQLite file mlflow.db in the working directory. No
+    password in it: what is configured is stored."""
     experiment: str = "greenlab"
     required: bool = True
     """Refuse to start where the store does not answer; false: results wait on disk for it."""
 
     def __post_init__(self) -> None:
         _require(bool(str(self.experiment).strip()), "mlflow.experiment is empty; name one")
+        _require(
+            without_password(self.tracking_uri) == self.tracking_uri,
+            "mlflow.tracking_uri has a password in it, which would be stored with every cell. Take "
+            "it out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the "
+            "environment (PGPASSWORD where the store is PostgreSQL), or give the whole address in "
+            "MLFLOW_TRACKING_URI instead",
+        )
 
 
 @dataclass

@@ -8,7 +8,12 @@ import re
 
 
 class GreenlabError(Exception):
-    """Something that the user can put right; the message says how."""
+    """Something that the user can put right; the message says how, without any password."""
+
+    def __str__(self) -> str:
+        """What to print: messages quote the command line, which may hold an address with one."""
+        said = super().__str__()
+        return without_password(said) or said
 
 
 class ConfigError(GreenlabError):
@@ -69,11 +74,19 @@ class NodeRefusedError(GreenlabError):
     """A machine of a cluster is not what the cells need."""
 
 
+_PASSWORD = re.compile(r"(?<=://)([^/\s:@]*):([^\s@]+)@")
+_PASSWORD_SETTING = re.compile(r"([?&](?:ssl)?password=)[^&\s]+")
+
+
 def first_line(error: BaseException) -> str:
-    """What an error says in one line; the name of its kind where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """What an error says in one line, without passwords; the name of its kind if it says nothing.
+
+    It is printed and kept, and MLflow's errors quote the address that they failed at.
+    """
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return without_password(said) or said
 
 
 def without_password(text: str | None) -> str | None:
     """Blank out a password in a URL."""
-    return text and re.sub(r"(?<=://)([^/\s:@]*):([^\s@]+)@", r"\1:***@", text)
+    return text and _PASSWORD_SETTING.sub(r"\1***", _PASSWORD.sub(r"\1:***@", text))

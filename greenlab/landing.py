@@ -8,10 +8,10 @@ from pathlib import Path
 from greenlab import record as records
 from greenlab.account import read_account
 from greenlab.config import Mlflow
-from greenlab.errors import GreenlabError, first_line
+from greenlab.errors import GreenlabError, first_line, without_password
 from greenlab.record import Failure, Record
 from greenlab.run import UNSYNCED_FILE, Ticket, hold
-from greenlab.tracking import Store, open_store
+from greenlab.tracking import Store, default_uri, open_store, refuse_links
 
 ASIDE = re.compile(r"-try\d+$")
 """Ends the name of the folder of an earlier try, which was lost, of the cell beside it."""
@@ -24,8 +24,9 @@ def land_folders(folders: Sequence[Path], tracking_uri: str | None, experiment: 
     that a cell was run with.
 
     Raises:
-        GreenlabError: there is no cell.
+        GreenlabError: there is no cell, or a password in `tracking_uri`.
     """
+    Mlflow(tracking_uri=tracking_uri)
     cells = [cell for folder in folders for cell in records.cell_folders(folder)]
     if not cells:
         raise GreenlabError(f"no cell under {', '.join(map(str, folders))}")
@@ -34,6 +35,7 @@ def land_folders(folders: Sequence[Path], tracking_uri: str | None, experiment: 
     num_there = num_landed = num_failed = 0
     for folder in [*cells, *sweeps]:
         try:
+            refuse_links(folder)
             store = open_store(_settings(folder, tracking_uri, experiment))
             if folder not in sweeps and is_landed(folder, store):
                 (folder / UNSYNCED_FILE).unlink(missing_ok=True)
@@ -52,9 +54,16 @@ def land_folders(folders: Sequence[Path], tracking_uri: str | None, experiment: 
 
 def _name_unfinished(cells: Sequence[Path], ended: Sequence[Path]) -> None:
     """Say which sweeps have not ended, and how they go on."""
-    names = {records.read_cell(cell).sweep for cell in cells if not set(ended) & set(cell.parents)}
+    names = {_sweep_of(cell) for cell in cells if not set(ended) & set(cell.parents)}
     for name in sorted(names - {""}):
         print(f"sweep {name} has not ended. Where it runs no more, resume={name} goes on with it.")
+
+
+def _sweep_of(cell: Path) -> str:
+    try:
+        return records.read_cell(cell).sweep
+    except ValueError:  # no cell.json of ours: it has been told of already
+        return ""
 
 
 def is_landed(folder: Path, store: Store) -> bool:
@@ -122,7 +131,13 @@ def _settings(folder: Path, tracking_uri: str | None, experiment: str | None) ->
     used = records.read_cell(cell).config["mlflow"]
     uri = tracking_uri or used["tracking_uri"]
     if uri and ":***@" in uri:
-        raise GreenlabError(f"the password of {uri} is not stored: give --tracking-uri")
+        if without_password(default_uri()) != uri:
+            raise GreenlabError(
+                f"the password of {uri} is not stored: set MLFLOW_TRACKING_URI to all of that "
+                "address, or give --tracking-uri without user and password, and those in "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            )
+        uri = None  # the environment has it yet
     return Mlflow(tracking_uri=uri, experiment=experiment or used["experiment"])
 
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
@@ -39,7 +39,7 @@ from greenlab.metrics import metrics, pass_metrics
 from greenlab.plan import Past
 from greenlab.prediction import KINDS
 from greenlab.record import Record, SweepEnd, SweepRun
-from greenlab.trace_file import complete_trace
+from greenlab.trace_file import ROWS_FILE, complete_trace
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +80,12 @@ def default_uri() -> str:
 
 def resolve_uri(settings: Mlflow) -> str:
     """The store that `settings` mean, wherever they are read: a file by its absolute path."""
-    uri = settings.tracking_uri or default_uri()
+    return locate(settings.tracking_uri)
+
+
+def locate(uri: str | None) -> str:
+    """A store's address, a file's by its absolute path; by default that of the environment."""
+    uri = uri or default_uri()
     path = sqlite_path(uri)
     return uri if path is None else f"sqlite:///{path}"
 
@@ -112,7 +117,12 @@ class Store:
     client: Any = field(repr=False)
 
     def land(self, folder: Path) -> str:
-        """Log the record in `folder` as a run of its own; returns the run's id."""
+        """Log the record in `folder` as a run of its own; returns the run's id.
+
+        Raises:
+            GreenlabError: the record is damaged, or one of its files a link.
+        """
+        refuse_links(folder)
         record = records.read_record(folder)
         complete_trace(folder)  # of a cell that was ended before it could
         run_id, is_complete = self._run_of(record)
@@ -386,12 +396,16 @@ class Store:
 
 
 def check_reachable(settings: Mlflow) -> None:
+    """As `check_answers`, of the store that `settings` mean."""
+    check_answers(resolve_uri(settings))
+
+
+def check_answers(uri: str) -> None:
     """Fail at once where MLflow and its database driver would try for minutes.
 
     Raises:
         StoreUnavailableError: the store's folder is not there, or its server does not answer.
     """
-    uri = resolve_uri(settings)
     with _unavailable(uri):
         if (path := sqlite_path(uri)) is not None:
             if not path.parent.is_dir():
@@ -418,7 +432,29 @@ def open_store(settings: Mlflow) -> Store:
     with _unavailable(uri):
         if (path := sqlite_path(uri)) is not None:
             return _open_sqlite(path, settings.experiment)
-        return _connect(uri, settings.experiment, artifact_location=None)
+        return _connect(without_credentials(uri), settings.experiment, artifact_location=None)
+
+
+def without_credentials(uri: str) -> str:
+    """A server's address without user and password, which MLflow finds in the environment then.
+
+    It quotes the address in its errors, and greenlab in its links.
+    """
+    parts = urlsplit(uri)
+    if not uri.startswith("http") or parts.password is None:
+        return uri
+    os.environ["MLFLOW_TRACKING_USERNAME"] = unquote(parts.username or "")
+    os.environ["MLFLOW_TRACKING_PASSWORD"] = unquote(parts.password)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def create_tables(uri: str) -> None:
+    """Set a database up for a server that keeps the artefacts; no other process may meanwhile."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    _quieten()
+    # MLflow's client would keep the artefacts of the experiment Default where it was called.
+    SqlAlchemyStore(uri, "mlflow-artifacts:/")
 
 
 @contextmanager
@@ -427,11 +463,45 @@ def _unavailable(uri: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = without_password(first_line(error))
+        reason = first_line(error)
         raise StoreUnavailableError(
-            f"mlflow.tracking_uri={without_password(uri)} cannot be opened: {reason}. Start the "
-            "server or name another store (mlflow.tracking_uri=sqlite:////absolute/path/mlflow.db)"
+            f"mlflow.tracking_uri={without_password(uri)} cannot be opened: {reason}. "
+            f"{_way_out(reason)}"
         ) from error
+
+
+def _way_out(reason: str) -> str:
+    if "error code 401" in reason:
+        return (
+            "The server asks who you are: set MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD in the environment"
+        )
+    if "error code 403" in reason:
+        return (
+            "Your user may not write there: ask whoever runs the server, or name an experiment of "
+            "your own (mlflow.experiment=…)"
+        )
+    return (
+        "Start the server or name another store "
+        "(mlflow.tracking_uri=sqlite:////absolute/path/mlflow.db)"
+    )
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a cell's or a sweep's folder whose files are links: what they point to would land.
+
+    A folder that was copied from elsewhere may name any file of this machine.
+
+    Raises:
+        GreenlabError: it has such a file.
+    """
+    for name in (*_ARTEFACTS, ROWS_FILE, records.CELL_FILE, records.SWEEP_FILE):
+        path = folder / name
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise GreenlabError(
+                f"{path} is a link or no plain file: what lands in MLflow lies in the cell's own "
+                "folder. Put the file itself there, or take it away"
+            )
 
 
 def _open_sqlite(path: Path, experiment: str) -> Store:
@@ -486,22 +556,24 @@ def _connect(uri: str, experiment: str, artifact_location: Path | None) -> Store
     if found is None:
         location = artifact_location and (artifact_location / "mlartifacts" / experiment).as_uri()
         try:
-            experiment_id = client.create_experiment(experiment, artifact_location=location)
+            made = client.create_experiment(experiment, artifact_location=location)
+            found = client.get_experiment(made)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            experiment_id = client.get_experiment_by_name(experiment).experiment_id
+            found = client.get_experiment_by_name(experiment)
     elif found.lifecycle_stage != "active":
         raise StoreUnavailableError(
             f"the experiment mlflow.experiment={experiment} was deleted; restore it or name another"
         )
-    else:
-        experiment_id = found.experiment_id
-    store = Store(uri=uri, experiment_id=experiment_id, client=client)
-    present = client.get_experiment(experiment_id).tags
+    store = Store(uri=uri, experiment_id=found.experiment_id, client=client)
     for key, value in views.experiment_tags(round(time.time() * 1000)).items():
-        if key not in present:  # a view that the user has changed stays as it is
-            client.set_experiment_tag(experiment_id, key, value)
+        if key not in found.tags:  # a view that the user has changed stays as it is
+            try:
+                client.set_experiment_tag(found.experiment_id, key, value)
+            except MlflowException:  # another cell that lands first in it, at the same time
+                if key not in client.get_experiment(found.experiment_id).tags:
+                    raise
     return store
 
 

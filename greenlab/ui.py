@@ -5,13 +5,13 @@ processes and memory, for a machine that is there to be measured.
 """
 
 import argparse
-import os
-import socket
-import sys
 
 from greenlab.config import Mlflow
 from greenlab.errors import GreenlabError
+from greenlab.serving import become_server, place, refuse_taken
 from greenlab.terminal import open_console
+
+HOST = "127.0.0.1"
 
 
 def main() -> None:
@@ -27,32 +27,17 @@ def main() -> None:
         store = tracking.open_store(
             Mlflow(tracking_uri=arguments.tracking_uri, experiment=arguments.experiment)
         )
+        if store.uri.startswith("http"):
+            raise GreenlabError(f"{store.uri} is a server already; open it in a browser")
+        refuse_taken(HOST, arguments.port)
     except GreenlabError as error:
         raise SystemExit(f"greenlab: {error}") from error
-    if store.uri.startswith("http"):
-        raise SystemExit(f"greenlab: {store.uri} is a server already; open it in a browser")
-    _refuse_taken(arguments.port)
     console = open_console()
     for name, address in store.view_links().items():
-        here = address.replace(tracking.UI_URL, f"http://127.0.0.1:{arguments.port}")
+        here = address.replace(tracking.UI_URL, f"http://{HOST}:{arguments.port}")
         console.print(f"{name + ':':<24} {here}", highlight=False, soft_wrap=True)
     console.print("Ready in some ten seconds; Ctrl-C stops the server.")
-    os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")
-    server = ["server", "--host", "127.0.0.1", "--port", str(arguments.port), "--workers", "1"]
-    sys.stdout.flush()
-    os.execv(
-        sys.executable,
-        [sys.executable, "-m", "mlflow", *server, "--backend-store-uri", store.uri],
-    )
-
-
-def _refuse_taken(port: int) -> None:
-    try:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-    except (OSError, OverflowError) as error:
-        raise SystemExit(f"greenlab: --port {port} cannot be used: {error}") from error
+    become_server(store.uri, place(HOST, arguments.port, num_workers=1))
 
 
 if __name__ == "__main__":

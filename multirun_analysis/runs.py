@@ -16,7 +16,7 @@ import pandas as pd
 from pandas import DataFrame, Series
 
 from greenlab import tracking
-from greenlab.config import EXECUTION, Mlflow
+from greenlab.config import EXECUTION
 from greenlab.errors import GreenlabError, first_line
 from multirun_analysis import statistics, stores
 from multirun_analysis.commands import ALL, NEWEST, PREVIOUS
@@ -165,7 +165,7 @@ def load(
     Raises:
         GreenlabError: no such store, experiment or sweep, or `where` cannot be understood.
     """
-    source = stores.open_source(tracking.resolve_uri(Mlflow(tracking_uri=tracking_uri)), experiment)
+    source = stores.open_source(tracking.locate(tracking_uri), experiment)
     known = source.sweeps()
     names = _chosen(known["sweep"].tolist(), sweep, experiment)
     table = source.runs(None if sweep == ALL else names)

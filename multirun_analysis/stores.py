@@ -18,7 +18,6 @@ import pandas as pd
 from pandas import DataFrame
 
 from greenlab import tracking
-from greenlab.config import Mlflow
 from greenlab.errors import StoreUnavailableError, first_line, without_password
 
 LARGEST = 1.7976931348623157e308
@@ -72,7 +71,7 @@ def open_source(uri: str, experiment: str) -> Source:
             f"tracking_uri={uri}: there is no such file. Measure something first (make demo), or "
             "name the store that holds your runs (sqlite:////absolute/path/mlflow.db)"
         )
-    tracking.check_reachable(Mlflow(tracking_uri=uri))
+    tracking.check_answers(uri)
     try:
         if uri.startswith("http"):
             return Server(uri, experiment)
@@ -300,7 +299,7 @@ def _client(uri: str) -> Any:
         os.environ.setdefault(key, value)
     from mlflow import MlflowClient  # three and a half CPU seconds
 
-    return MlflowClient(tracking_uri=uri)
+    return MlflowClient(tracking_uri=tracking.without_credentials(uri))
 
 
 def _download(uri: str, run_id: str, name: str) -> Path:

@@ -214,7 +214,7 @@ def test_what_cannot_run_is_refused_before_the_first_cell(greenlab: CommandLine)
         (["phase.epoch=3"], ["phase.epoch", "Phase"]),
         (["-m", "model=lenet", "phase.epochs=0,1"], ["phase.epochs is 0"]),
         (["-m", "model=glob(zzz*)"], ["model=glob(zzz*)", "no cell matches", "--help"]),
-        (["mlflow.tracking_uri=http://me:hush@127.0.0.1:9"], ["mlflow.tracking_uri", "refused"]),
+        (["mlflow.tracking_uri=http://127.0.0.1:9"], ["mlflow.tracking_uri", "refused"]),
         (["-m", "hydra.sweep.dir=/proc/nowhere"], ["hydra.sweep.dir=/proc/nowhere", "/greenlab"]),
         (["hydra.run.dir=/proc/nowhere"], ["hydra.run.dir=/proc/nowhere"]),
         pytest.param(

@@ -18,6 +18,7 @@ from conftest import ROOT, CommandLine
 from pandas import DataFrame
 from test_command import QUICK
 
+from greenlab import postgres, server
 from multirun_analysis import __main__ as front_door
 from multirun_analysis import claims, commands, reference
 
@@ -46,6 +47,8 @@ OF_RUNS = [
     )
 ]
 """Commands that read what was measured."""
+SERVER = [command for command in COMMANDS if command.startswith("python -m greenlab.server")]
+"""Run, over a PostgreSQL of their own, by cluster/test_server.py."""
 
 
 def write_own_options(folder: Path) -> None:
@@ -58,7 +61,7 @@ def write_own_options(folder: Path) -> None:
 
 
 def test_every_command_is_of_a_kind_that_is_tested() -> None:
-    tested = {*GREENLAB, *MODELS, *SELFTEST, *ANALYSIS, *MAKE, *OF_RUNS}
+    tested = {*GREENLAB, *MODELS, *SELFTEST, *ANALYSIS, *MAKE, *OF_RUNS, *SERVER}
     others = [c for c in COMMANDS if c not in tested]
     assert others == [
         "source .venv/bin/activate",
@@ -244,6 +247,13 @@ def test_the_papers_own_ledger_is_what_the_analysis_makes_of_its_data() -> None:
             digits = len(text.strip().partition(".")[2])
             assert float(text) == pytest.approx(found[column], abs=0.51 * 10**-digits), line
         assert verdict.strip().startswith(found["verdict"]), line
+
+
+@pytest.mark.parametrize("command", SERVER)
+def test_every_server_command_is_understood(command: str) -> None:
+    given = server.read_arguments(server.open_parser().parse_args(shlex.split(command)[3:]))
+    postgres.check_address(given.database)
+    assert given.host == "127.0.0.1"
 
 
 @pytest.mark.parametrize("command", ANALYSIS)

@@ -4,14 +4,6 @@ What lies in the stores is landed by greenlab itself, from the golden record of 
 """
 
 import math
-import os
-import shutil
-import socket
-import subprocess
-import sys
-import tempfile
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +14,7 @@ import pandas as pd
 import pytest
 from pandas import DataFrame
 
+from benchmarks import group_server
 from benchmarks.load_runs import clone
 from greenlab import record as records
 from greenlab import tracking
@@ -513,74 +506,28 @@ def test_a_metric_that_no_cell_has_is_nan() -> None:
     assert np.isnan(runs.column(frame(model=["a"]), "energy/net_gpu_j")).all()
 
 
-def postgres_programs() -> Path | None:
-    """Debian's folder of PostgreSQL's programs, the newest version's."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return found[-1].parent if found else None
-
-
 @pytest.fixture
-def postgres() -> Iterator[str]:
-    """A throwaway server on a free port, as its own user where we are root; yields its URI."""
-    programs = postgres_programs()
-    if programs is None:
+def postgres(monkeypatch: pytest.MonkeyPatch) -> Iterator[group_server.Database]:
+    """A throwaway database; libpq finds its password in the environment."""
+    if group_server.programs() is None:
         pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)")
-    as_root = os.geteuid() == 0
-    switch = ["runuser", "-u", "postgres", "--"] if as_root else []
-    with tempfile.TemporaryDirectory() as place, socket.socket() as probe:
-        if as_root:
-            shutil.chown(place, "postgres")
-        data = f"{place}/data"
-        subprocess.run(
-            [*switch, programs / "initdb", "-D", data, "-U", "lab", "-A", "trust", "-E", "UTF8"],
-            check=True,
-            capture_output=True,
-        )
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
-        options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={place}"
-        control = [*switch, programs / "pg_ctl", "-D", data, "-l", f"{place}/log", "-w"]
-        subprocess.run([*control, "-o", options, "start"], check=True, capture_output=True)
-        try:
-            yield f"postgresql+psycopg://lab@127.0.0.1:{port}/postgres"
-        finally:
-            subprocess.run([*control, "-m", "immediate", "stop"], check=True, capture_output=True)
+    with group_server.postgres() as database:
+        monkeypatch.setenv("PGPASSWORD", database.password)
+        yield database
 
 
 @pytest.fixture
-def server(postgres: str, tmp_path: Path) -> Iterator[str]:
-    """An MLflow server over that database; yields its URI."""
-    tracking.open_store(Mlflow(tracking_uri=postgres, experiment="Default"))  # sets it up
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    served = ["--backend-store-uri", postgres, "--artifacts-destination", str(tmp_path / "files")]
-    lean = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mlflow", "server", "--port", port, "--workers", "1", *served],
-        env=os.environ | lean,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    uri = f"http://127.0.0.1:{port}"
-    until = time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=1)
-            break
-        except OSError:
-            assert time.monotonic() < until, "the server does not answer"
-            time.sleep(0.2)
-    yield uri
-    process.terminate()
-    process.wait()
+def server(postgres: group_server.Database, tmp_path: Path) -> Iterator[str]:
+    """Serve greenlab's runs over that database; yields its URI."""
+    (tmp_path / "server").mkdir()
+    with group_server.serving(postgres, tmp_path / "server", num_workers=1) as one:
+        yield one.uri
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_server_on_postgresql_reads_as_its_tables_do(
-    postgres: str, server: str, tmp_path: Path
+    postgres: group_server.Database, server: str, tmp_path: Path
 ) -> None:
     (tmp_path / "landed").mkdir()
     lab = Lab(server, tmp_path / "landed")
@@ -593,9 +540,9 @@ def test_a_server_on_postgresql_reads_as_its_tables_do(
     lab.store.client.log_metric(run_id, "task/accuracy", math.inf)
 
     assert_both_ways_agree(
-        Database(postgres, "greenlab"), Server(server, "greenlab"), sweeps=[SWEEP, "other"]
+        Database(postgres.uri, "greenlab"), Server(server, "greenlab"), sweeps=[SWEEP, "other"]
     )
-    through_server, through_tables = lab.load(), runs.load(postgres, "greenlab", runs.ALL)
+    through_server, through_tables = lab.load(), runs.load(postgres.uri, "greenlab", runs.ALL)
     same(through_server.cells, through_tables.cells)
     assert len(through_server.cells) == 41
 

@@ -22,6 +22,7 @@ HEAVY = {
 TOOLS = (
     *("greenlab.doctor", "greenlab.sync", "greenlab.backtest", "greenlab.advise", "greenlab.ui"),
     *("greenlab.estimate", "greenlab.models", "greenlab.selftest", "multirun_analysis"),
+    "greenlab.server",
 )
 
 TELLS_WHAT_IT_LOADED = """

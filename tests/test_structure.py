@@ -31,7 +31,8 @@ ROWS = [
     | {"network", "factors", "agenda", "machine_lock"},
     {"account", "rivals", "trace_file", "grid"},
     {"execution", "cuda_graphs"},
-    {"tracking", "sampler", "workload", "idle", "end_table", "ledger"},
+    {"tracking", "sampler", "workload", "idle", "end_table", "ledger", "serving"},
+    {"postgres"},
     {"phases", "power_plot", "preflight"},
     {"preparation"},
     {"experiment"},
@@ -45,7 +46,8 @@ ROWS = [
     {"multirun"},
     {"resume"},
     {"sweep"},
-    {"__main__", "sync", "doctor", "ui", "model_cards", "advise", "backtest", "estimate"},
+    {"__main__", "sync", "doctor", "ui", "model_cards", "advise", "backtest", "estimate"}
+    | {"server"},
 ]
 LEAVES = {"options", "terminal"}
 """Import nothing of greenlab's; whoever likes may import them."""
@@ -58,6 +60,7 @@ HOMES = {
     "submitit": {"launchers.slurm"},
     "ray": {"launchers.ray_cluster"},
     "mlflow": {"tracking"},
+    "psycopg": {"postgres"},
     "zeus": {"meters.zeus_counters", "meters.power_limit", "environment"},
     "thop": {"model_profile"},
     "psutil": {"environment", "meters.tdp_model", "machine_lock", "data.placement"},

@@ -22,8 +22,14 @@ from conftest import ROOT, make_cell, make_config
 from filelock import FileLock
 
 from greenlab import record, tracking, views
-from greenlab.config import Mlflow
-from greenlab.errors import GreenlabError, StoreUnavailableError, without_password
+from greenlab.config import Mlflow, from_dict, to_dict
+from greenlab.errors import (
+    ConfigError,
+    GreenlabError,
+    StoreUnavailableError,
+    first_line,
+    without_password,
+)
 from greenlab.landing import sync
 from greenlab.metrics import metrics
 from greenlab.record import Failure, Record, SweepEnd, SweepRun
@@ -370,6 +376,7 @@ SECRET = "hunter2"
         f"mlflow.tracking_uri=http://ann:{SECRET}@lab:5000/path",
         f"http://:{SECRET}@lab",
         f"postgresql+psycopg://ann:a/{SECRET}@lab/mlflow",
+        f"postgresql+psycopg://ann@lab/mlflow?connect_timeout=5&password={SECRET}",
         f"from http://a:{SECRET}@lab to http://b:{SECRET}@lab",
     ],
 )
@@ -392,6 +399,25 @@ def test_a_blanked_out_address_keeps_its_user() -> None:
     assert without_password("http://ann:pw@lab") == "http://ann:***@lab"
 
 
+@pytest.mark.parametrize(
+    "uri", [f"http://ann:{SECRET}@lab", f"postgresql://ann@lab/mlflow?password={SECRET}"]
+)
+def test_a_password_is_no_setting(uri: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        Mlflow(tracking_uri=uri)
+
+    assert SECRET not in str(refused.value)
+    for way_out in ("MLFLOW_TRACKING_PASSWORD", "PGPASSWORD", "MLFLOW_TRACKING_URI"):
+        assert way_out in str(refused.value)
+
+
+def test_an_address_whose_password_was_blanked_out_is_read_again() -> None:
+    settings = to_dict(make_config())
+    settings["mlflow"]["tracking_uri"] = "http://ann:***@lab"
+
+    assert from_dict(settings).mlflow.tracking_uri == "http://ann:***@lab"
+
+
 # ------------------------------------------------------------------------------- opening the store
 
 
@@ -401,9 +427,12 @@ def refusal(settings: Mlflow) -> str:
     return str(caught.value)
 
 
-def test_a_server_that_is_down_is_refused_within_seconds() -> None:
+def test_a_server_that_is_down_is_refused_within_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     began_s = time.monotonic()
-    message = refusal(Mlflow(tracking_uri=f"http://ann:{SECRET}@127.0.0.1:9"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:{SECRET}@127.0.0.1:9")
+    message = refusal(Mlflow())
 
     assert time.monotonic() - began_s < 6
     assert "mlflow.tracking_uri=http://ann:***@127.0.0.1:9 cannot be opened" in message
@@ -418,8 +447,29 @@ def test_a_server_that_is_down_is_refused_within_seconds() -> None:
         f"postgresql://ann:{SECRET}/x@127.0.0.1:9/mlflow",
     ],
 )
-def test_a_refusal_does_not_tell_the_password(uri: str) -> None:
-    assert SECRET not in refusal(Mlflow(tracking_uri=uri))
+def test_a_refusal_does_not_tell_the_password(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert SECRET not in refusal(Mlflow())
+
+
+def test_an_error_does_not_tell_the_password() -> None:
+    """MLflow's quote the address that they failed at."""
+    told = first_line(ValueError(f"API request to http://ann:{SECRET}@lab/api failed\nno more"))
+
+    assert told == "API request to http://ann:***@lab/api failed"
+
+
+def test_what_mlflow_and_links_are_told_is_the_address_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"):
+        monkeypatch.setenv(name, "before")
+
+    assert tracking.without_credentials("https://ann:p%40w@lab:81/x") == "https://lab:81/x"
+    assert os.environ["MLFLOW_TRACKING_USERNAME"] == "ann"
+    assert os.environ["MLFLOW_TRACKING_PASSWORD"] == "p@w"
+    assert tracking.without_credentials("https://lab:81/x") == "https://lab:81/x"
+    assert tracking.without_credentials("postgresql://a:b@lab/x") == "postgresql://a:b@lab/x"
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -716,6 +766,86 @@ def test_a_cell_that_runs_is_not_landed(store: Store, begun: Path) -> None:
         sync(begun, store)
 
     assert cells(store) == []
+
+
+# ------------------------------------------------------------------------- files that are not here
+
+
+@pytest.mark.parametrize(
+    "name", ["record.json", "cell.json", "power.png", "greenlab.log", "trace.parquet"]
+)
+def test_a_link_does_not_land_what_it_points_to(
+    store: Store, folder: Path, tmp_path: Path, name: str
+) -> None:
+    (folder / name).rename(tmp_path / "elsewhere")  # as good as it may be
+    (folder / name).symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(GreenlabError, match=f"{name} is a link"):
+        store.land(folder)
+    assert cells(store) == []
+
+
+def test_rows_of_a_trace_are_no_link_either(store: Store, folder: Path) -> None:
+    (folder / "trace.rows").symlink_to("/etc/passwd")
+
+    with pytest.raises(GreenlabError, match=r"trace\.rows is a link"):
+        store.land(folder)
+
+
+def test_a_pipe_does_not_hold_it_up(store: Store, folder: Path) -> None:
+    (folder / "power.png").unlink()
+    os.mkfifo(folder / "power.png")
+
+    with pytest.raises(GreenlabError, match="no plain file"):
+        store.land(folder)
+
+
+def test_sync_of_a_copied_folder_names_its_links_and_lands_the_rest(
+    tmp_path: Path,
+    database: Path,
+    store: Store,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for number, name in enumerate(("power.png", "cell.json", "greenlab.log")):
+        copied = write_folder(tmp_path / "copied" / f"cell-{number}")
+        (copied / name).unlink()
+        (copied / name).symlink_to("/etc/passwd" if name != "greenlab.log" else "nowhere")
+    write_folder(tmp_path / "copied" / "cell-3")
+    record.write_sweep(tmp_path / "copied", END)
+    (tmp_path / "copied" / record.SWEEP_FILE).rename(tmp_path / "sweep.json")
+    (tmp_path / "copied" / record.SWEEP_FILE).symlink_to(tmp_path / "sweep.json")
+    command = ["sync", str(tmp_path / "copied"), "--tracking-uri", f"sqlite:///{database}"]
+    monkeypatch.setattr("sys.argv", [*command, "--experiment", "greenlab"])
+
+    assert main() == 1
+    told = capsys.readouterr().out
+    for name in ("power.png", "cell.json", "greenlab.log", "sweep.json"):
+        assert f"{name} is a link or no plain file" in told
+    assert "root:" not in told
+    assert len(cells(store)) == 1
+    kept = [path for path in database.parent.rglob("*") if path.is_file()]
+    assert not [path for path in kept if b"root:x:" in path.read_bytes()]
+
+
+# -------------------------------------------------------------------- where a cell was to be logged
+
+
+def test_sync_takes_the_whole_address_from_the_environment_where_it_was_from_there(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = json.loads((folder / "cell.json").read_text())
+    stored["config"]["mlflow"]["tracking_uri"] = "http://ann:***@127.0.0.1:9"
+    (folder / "cell.json").write_text(json.dumps(stored))
+    monkeypatch.setattr("sys.argv", ["sync", str(folder)])
+
+    assert main() == 1
+    assert "the password of http://ann:***@127.0.0.1:9 is not stored" in capsys.readouterr().out
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:{SECRET}@127.0.0.1:9")
+    assert main() == 1
+    told = capsys.readouterr().out
+    assert "mlflow.tracking_uri=http://ann:***@127.0.0.1:9 cannot be opened" in told
+    assert SECRET not in told
 
 
 def test_work_leaves_out_where_and_how_it_was_metered(finished: Any) -> None:
