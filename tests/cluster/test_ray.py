@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,22 +27,21 @@ ON_RAY = ("-m", "hydra/launcher=ray_cluster", "hydra.launcher.ray.init.address=1
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def cluster(binaries: Path) -> Iterator[None]:
     pytest.importorskip("ray", reason="greenlab[ray] is not installed: make test-ray")
     # Ray's sockets lie in it, and their paths may have 107 characters.
-    folder, binaries = Path(f"/tmp/greenlab-ray-{os.getpid()}"), Path(sys.executable).parent
-    script = SCRIPTS / "ray.sh"
+    folder, script = Path(f"/tmp/greenlab-ray-{os.getpid()}"), SCRIPTS / "ray.sh"
     try:
         subprocess.run([script, "up", folder, binaries], check=True, stdout=subprocess.DEVNULL)
         yield
     finally:
         subprocess.run([script, "down", folder, binaries], check=False)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def binaries(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture
