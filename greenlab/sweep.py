@@ -83,6 +83,7 @@ class Sweep(Callback):
             grid = grids.compose_sweep(config)
             rules = grid[0].config
             _check_grid(config, grid)
+            _check_launcher(config, rules)
             _check_writable(Path(config.hydra.sweep.dir), "hydra.sweep.dir")
             _refuse_job_settings(config)
             # As for a single cell.
@@ -233,18 +234,6 @@ def _check_grid(config: DictConfig, grid: Sequence[Combination]) -> None:
     for key in sorted(configuration.UNSIGNED - {"quality", "carbon"}):
         if any(getattr(one.config, key) != getattr(rules, key) for one in grid):
             raise ConfigError(f"{key} is a setting of the whole sweep; give it one value")
-    chosen = config.hydra.runtime.choices["hydra/launcher"]
-    is_here = not launchers.is_cluster(config.hydra.launcher)
-    if is_here and rules.machines != "one":
-        raise ConfigError(
-            f"machines={rules.machines} is for cells that a cluster runs: add hydra/launcher=slurm "
-            "or hydra/launcher=ray_cluster, or leave it out"
-        )
-    if not is_here and rules.plan:
-        raise ConfigError(
-            "plan=true times cells on the machine where it is started, and "
-            f"hydra/launcher={chosen} runs them on others; ask for the plan there, without it"
-        )
     if rules.plan and any(one.config.phase.kind is PhaseKind.profile for one in grid):
         raise ConfigError(
             "plan=true and phase=profile: a profile takes seconds and is itself a plan of its job; "
@@ -271,6 +260,22 @@ def _refuse_job_settings(config: DictConfig) -> None:
         raise ConfigError(
             "hydra.job.env_set comes too late for the processes that cells are forked from; set "
             "the variables in the shell that starts greenlab"
+        )
+
+
+def _check_launcher(config: DictConfig, rules: Config) -> None:
+    """Refuse settings that do not go with where the cells run."""
+    if not launchers.is_cluster(config.hydra.launcher):
+        if rules.machines != "one":
+            raise ConfigError(
+                f"machines={rules.machines} is for cells that a cluster runs: add "
+                "hydra/launcher=slurm or hydra/launcher=ray_cluster, or leave it out"
+            )
+    elif rules.plan:
+        chosen = config.hydra.runtime.choices["hydra/launcher"]
+        raise ConfigError(
+            "plan=true times cells on the machine where it is started, and "
+            f"hydra/launcher={chosen} runs them on others; ask for the plan there, without it"
         )
 
 

@@ -48,7 +48,7 @@ OF_RUNS = [
 ]
 """Commands that read what was measured."""
 SERVER = [command for command in COMMANDS if command.startswith("python -m greenlab.server")]
-"""Run, over a PostgreSQL of their own, by cluster/test_server.py."""
+"""Run, over a PostgreSQL of their own, by cluster/test_group_server.py."""
 
 
 def write_own_options(folder: Path) -> None:

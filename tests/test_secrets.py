@@ -2,7 +2,7 @@
 
 Each is planted as a text of its own, and looked for, also as HTTP sends it, in every file that a
 sweep leaves, in the store, and in what is printed. Through a server that asks who is there, on
-PostgreSQL: cluster/test_server.py.
+PostgreSQL: cluster/test_group_server.py.
 """
 
 import base64

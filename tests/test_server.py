@@ -1,6 +1,6 @@
 """What `python -m greenlab.server` refuses before it starts anything, and what it tells MLflow.
 
-The server itself, over a PostgreSQL, is in cluster/test_server.py (make test-server).
+The server itself, over a PostgreSQL, is in cluster/test_group_server.py (make test-server).
 """
 
 import configparser
