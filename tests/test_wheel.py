@@ -2,45 +2,24 @@
 
 import os
 import subprocess
-import sys
-import sysconfig
-import venv
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from clusters import install, write_own_model
 from test_command import QUICK
 
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of an environment that holds greenlab's wheel, and its dependencies."""
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
-    venv.create(folder / "env", with_pip=True)
-    [wheel] = folder.glob("*.whl")
-    python = folder / "env" / "bin" / "python"
-    install = [python, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", str(wheel)]
-    subprocess.run(install, check=True)
-    # The gigabytes of dependencies are taken from where the tests run; greenlab itself is not.
-    [site] = (folder / "env" / "lib").glob("python*/site-packages")
-    (site / "dependencies.pth").write_text(f"{sysconfig.get_paths()['purelib']}\n")
-    return folder / "env" / "bin"
+    return install(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.mark.slow
 def test_the_wheel_runs_from_another_folder_with_options_of_ones_own(
     installed: Path, workplace: Path
 ) -> None:
-    (workplace / "my_models.py").write_text(
-        "from torch import nn\n\n\n"
-        "def build(num_classes):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, num_classes))\n"
-    )
-    options = workplace / "my_conf" / "model"
-    options.mkdir(parents=True)
-    (options / "mine.yaml").write_text("_target_: my_models.build\n")
+    write_own_model(workplace)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     result = subprocess.run(
         [installed / "greenlab", "--config-dir", "my_conf", "model=mine", *QUICK],

@@ -83,10 +83,7 @@ class SlurmLauncher(submitit_launcher.SlurmLauncher):  # type: ignore[misc]
         parallel = settings.pop("array_parallelism")
         if settings["gpus_per_node"] is None and device == "cuda":
             settings["gpus_per_node"] = 1
-        own = {
-            "exclusive": True,
-            "mem": "0",
-        }  # the whole node: what else ran there would be metered
+        own = {"exclusive": True, "mem": "0"}  # all of the node: what else ran there would count
         if machine:
             own["nodelist"] = machine
         base = {"timeout_min", "cpus_per_task", "gpus_per_node", "name"}
