@@ -1,6 +1,6 @@
 """Lands in MLflow what is on disk and not there yet, of cells and of sweeps that have ended."""
 
-import contextlib
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +12,8 @@ from greenlab.errors import GreenlabError, first_line, without_password
 from greenlab.record import Failure, Record
 from greenlab.run import UNSYNCED_FILE, Ticket, hold
 from greenlab.tracking import Store, default_uri, open_store, refuse_links
+
+logger = logging.getLogger(__name__)
 
 ASIDE = re.compile(r"-try\d+$")
 """Ends the name of the folder of an earlier try, which was lost, of the cell beside it."""
@@ -112,10 +114,13 @@ def close_lost(ticket: Ticket, message: str) -> Path | None:
             found = folder
     if found is None:
         return None
-    with contextlib.suppress(GreenlabError), hold(found):
-        if not (found / records.RECORD_FILE).exists():
-            close_unfinished(found, "FAILED", message)
-            (found / UNSYNCED_FILE).write_text(message)
+    try:
+        with hold(found):
+            if not (found / records.RECORD_FILE).exists():
+                close_unfinished(found, "FAILED", message)
+                (found / UNSYNCED_FILE).write_text(message)
+    except (GreenlabError, OSError, ValueError) as error:  # its readings lie there yet
+        logger.error("%s cannot be closed: %s", found, first_line(error))
     return found
 
 

@@ -169,6 +169,29 @@ def test_a_lost_cell_is_closed_as_failed_and_the_others_go_on(
     assert failed.data.tags["greenlab.failure"] == "killed: lost: 7_1"
 
 
+def test_a_cell_that_somebody_holds_yet_is_named(
+    lab: Lab, cluster: PlayedCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = begin(lab, cluster)
+    held = []
+
+    def lose(job: Job) -> GreenlabError | None:
+        if len(cluster.ran) == 2:
+            folder = job.ticket.folder / f"cell-{job.number}"
+            held.append((folder, run._running_lock(folder)))
+            held[0][1].acquire()
+            return GreenlabError("lost: 7_1")
+        return None
+
+    cluster.fate = lose
+    begun.measure(cluster, None)
+    [(folder, lock)] = held
+    lock.release()
+
+    assert f"{folder} cannot be closed: it is running" in caplog.text
+    assert not (folder / record.RECORD_FILE).exists()
+
+
 def test_a_lost_cell_is_tried_again_where_retries_say_so(lab: Lab, cluster: PlayedCluster) -> None:
     begun = begin(lab, cluster, "retries=1")
     cluster.fate = lambda job: GreenlabError("lost") if len(cluster.ran) == 2 else None
